@@ -1,0 +1,54 @@
+"""Language models by name. `Source` lists where they come from; `load` gives a `Model` with named sites."""
+
+import functools
+from pathlib import Path
+
+import torch
+
+from interp.models.bridge import Model
+from interp.models.hub import Hub, Local, load_local
+from interp.models.packaged import Packaged
+from saes.errors import InputError
+
+Source = Packaged | Local | Hub
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+__all__ = ["DTYPES", "Model", "Source", "device_of", "load", "source"]
+
+
+def source(name: str) -> Source:
+    """The source of that name: `smollm2`, an existing folder, else a Hub id. Raises InputError for a folder that holds no model."""
+    if name == "smollm2":
+        return Packaged()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise InputError(f"the folder {name} holds no model: config.json is missing; give a folder as save_pretrained writes it")
+        return Local(str(folder), name=name)
+    return Hub(name)
+
+
+def load(name: str, dtype: str = "float32", device: str = "auto") -> Model:
+    """Load a model by name; raises InputError, which says which ways exist, when it cannot be had."""
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+    return _load(source(name).local(), dtype, str(device_of(device)))
+
+
+def device_of(device: str) -> torch.device:
+    """`auto` is a GPU when there is one; raises InputError for a device that is not here."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device {device!r} is unknown; choose auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {device!r} is not here: {torch.cuda.device_count()} GPUs were found; use --device cpu")
+    return chosen
+
+
+# One model stays in memory, so that the stages of one process share it; it is never changed: every hook is a context.
+@functools.lru_cache(maxsize=1)
+def _load(local: Local, dtype: str, device: str) -> Model:
+    return load_local(local, DTYPES[dtype], torch.device(device))

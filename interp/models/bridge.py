@@ -1,0 +1,195 @@
+"""A language model with named sites. The only file that knows TransformerLens.
+
+`TransformerBridge` keeps the transformers modules and fires hook points between them; `Site` names are translated here and nowhere else.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedTokenizerBase
+
+from interp.sites import HEAD_STREAMS, Site
+from saes.errors import InputError
+
+_POINTS = {
+    "resid_pre": "hook_resid_pre", "resid_mid": "hook_resid_mid", "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out", "mlp_out": "hook_mlp_out",
+    # mlp.hook_in fires on what the MLP reads, after the norm; hook_mlp_in would fire before it.
+    "mlp_in": "mlp.hook_in",
+    "z": "attn.hook_z", "q": "attn.hook_q", "k": "attn.hook_k", "v": "attn.hook_v", "pattern": "attn.hook_pattern",
+}  # fmt: skip
+Hook = Callable[[Tensor], Tensor | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A causal language model whose sites can be recorded and edited; hooks come and go, weights never change."""
+
+    name: str
+    """The name that loads it again: `smollm2`, a Hub id or a folder."""
+    revision: str
+    """What the weights are: a commit, or a hash of the files."""
+    bridge: TransformerBridge
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def n_layers(self) -> int:
+        return self.bridge.cfg.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        return self.bridge.cfg.n_heads
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.bridge.cfg.n_key_value_heads or self.n_heads
+
+    @property
+    def d_model(self) -> int:
+        return self.bridge.cfg.d_model
+
+    @property
+    def d_head(self) -> int:
+        return self.bridge.cfg.d_head
+
+    @property
+    def d_vocab(self) -> int:
+        return self.bridge.cfg.d_vocab
+
+    @property
+    def n_ctx(self) -> int:
+        """The longest sequence that the model was made for."""
+        return self.bridge.cfg.n_ctx
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(p.numel() for p in self.bridge.original_model.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.bridge.original_model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.bridge.original_model.parameters()).dtype
+
+    @property
+    def bos(self) -> int | None:
+        """The token put in front of a text: the tokenizer's BOS, else its EOS (GPT-2's way), else none."""
+        return self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
+
+    def check(self, site: Site) -> None:
+        """Raises InputError when the model has no such site."""
+        if site.layer >= self.n_layers:
+            raise InputError(f"{site} is out of range: {self.name} has layers 0 to {self.n_layers - 1}")
+        heads = self.n_kv_heads if site.stream in ("k", "v") else self.n_heads
+        if site.head is not None and site.head >= heads:
+            raise InputError(f"{site} is out of range: {self.name} has {heads} heads for {site.stream}, 0 to {heads - 1}")
+        if site.stream == "resid_mid" and self.bridge.cfg.parallel_attn_mlp:
+            raise InputError(f"{self.name} runs attention and MLP in parallel, so {site} does not exist; use resid_pre or resid_post")
+
+    def width(self, site: Site) -> int:
+        """Numbers per token at the site, heads flattened; not defined for `pattern`."""
+        heads = {"z": self.n_heads, "q": self.n_heads, "k": self.n_kv_heads, "v": self.n_kv_heads}.get(site.stream)
+        return self.d_model if heads is None else self.d_head * (1 if site.head is not None else heads)
+
+    def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
+        """Logits."""
+        return self.bridge(tokens.to(self.device), use_cache=False)
+
+    def forward_from(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos vocab"]:
+        """Logits from the residual stream that enters `layer`; the layers before it are not run."""
+        with _skipped(self.bridge.blocks[:layer]):
+            return self.bridge(resid, start_at_layer=layer, use_cache=False)
+
+    def unembed(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
+        """Logits of a final residual stream: last norm, then unembedding."""
+        rows = resid.reshape(1, -1, self.d_model)
+        return self.bridge.unembed(self.bridge.ln_final(rows)).reshape(*resid.shape[:-1], -1)
+
+    def w_u(self) -> Float[Tensor, "d_model vocab"]:
+        return self.bridge.W_U
+
+    def w_e(self) -> Float[Tensor, "vocab d_model"]:
+        return self.bridge.W_E
+
+    def w_v(self, layer: int) -> Float[Tensor, "kv_head d_model d_head"]:
+        weight = self.bridge.blocks[layer].attn.W_V
+        return weight.reshape(self.n_kv_heads, self.d_model, self.d_head)
+
+    def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        weight = self.bridge.blocks[layer].attn.W_O
+        return weight.reshape(self.n_heads, self.d_head, self.d_model)
+
+    @contextlib.contextmanager
+    def hooked(self, hooks: dict[Site, Hook]) -> Iterator[None]:
+        """Call each function with its site's activation (heads split) while the context lasts; what it returns replaces it.
+
+        A site with a head is hooked like its stream: choosing the head is the function's task.
+        """
+        for site in hooks:
+            self.check(site)
+        handles = []
+        try:
+            for site, function in hooks.items():
+                point = self._point(site)
+                handles.append((point, point.add_hook(_adapt(function))))
+            yield
+        finally:
+            for point, handle in handles:
+                handle.hook.remove()
+                point.fwd_hooks.remove(handle)
+
+    def hook_count(self) -> int:
+        """How many hooks are on the model; 0 whenever no context is open."""
+        return sum(len(p.fwd_hooks) + len(p.bwd_hooks) for p in self.bridge.hook_dict.values())
+
+    def _point(self, site: Site) -> HookPoint:
+        name = f"blocks.{site.layer}.{_POINTS[site.stream]}"
+        try:
+            return self.bridge.hook_dict[name]
+        except KeyError:
+            raise InputError(f"{self.name} offers no {site.stream} ({name} is not among its hook points); choose another site") from None
+
+
+def boot(name: str, revision: str, hf_model: Any, tokenizer: PreTrainedTokenizerBase) -> Model:
+    """Wrap a loaded transformers model; raises InputError when TransformerLens cannot."""
+    hf_model.eval().requires_grad_(False)
+    device, dtype = hf_model.device, hf_model.dtype
+    try:
+        bridge = TransformerBridge.boot_transformers("local", hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype)
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise InputError(f"TransformerLens cannot boot {name} ({type(hf_model).__name__}): {str(error).splitlines()[0]}") from error
+    bridge.requires_grad_(False)
+    return Model(name, revision, bridge, tokenizer)
+
+
+def has_heads(site: Site) -> bool:
+    """Whether the activation at the site has a head axis."""
+    return site.stream in HEAD_STREAMS
+
+
+def _adapt(function: Hook) -> Any:
+    def hook(tensor: Tensor, hook: HookPoint) -> Tensor | None:
+        return function(tensor)
+
+    return hook
+
+
+@contextlib.contextmanager
+def _skipped(blocks: Any) -> Iterator[None]:
+    """Make blocks hand on what they are given, in the form in which they return it."""
+    try:
+        for block in blocks:
+            block.__dict__["forward"] = lambda hidden_states, *args, **kwargs: hidden_states
+        yield
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)
