@@ -61,11 +61,7 @@ class Stage(Protocol):
         ...
 
     def work(self, draft: Draft, ctx: Context) -> None:
-        """Write the run's files, resuming what is there."""
-        ...
-
-    def summary(self, run: Run) -> dict[str, Any]:
-        """The figures to print at the end, plain JSON."""
+        """Write the run's files, resuming what is there, and `summary.json`: the figures to print at the end, flat."""
         ...
 
 

@@ -1,0 +1,60 @@
+"""`interp app`: start the browser app on this machine."""
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from interp.stages.base import Context
+from saes.errors import InputError
+
+
+@dataclass(frozen=True)
+class App:
+    """Open the browser app on the runs."""
+
+    port: int = 8501
+    """Port to listen on."""
+    host: str = "127.0.0.1"
+    """Address to listen on; anything but 127.0.0.1 lets others in."""
+    browser: bool = True
+    """Open a browser window."""
+
+    def __call__(self, ctx: Context) -> None:
+        check_port(self.host, self.port)
+        if self.host not in ("127.0.0.1", "localhost", "::1"):
+            print(f"interp: warning: {self.host} is reachable from other machines, and the app asks for no password", file=sys.stderr)
+        subprocess.run(command(ctx.root, self.port, self.host, self.browser), env=os.environ, check=False)
+
+
+def url(port: int, page: str = "", **parameters: str) -> str:
+    """The address of a page of the app on this machine."""
+    query = "&".join(f"{key}={value}" for key, value in parameters.items())
+    return f"http://127.0.0.1:{port}/{page}" + (f"?{query}" if query else "")
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises InputError when the port cannot be had."""
+    if not 0 < port < 65536:
+        raise InputError(f"port {port} is out of range; choose 1 to 65535, for example --port 8501")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(f"port {port} on {host} cannot be used ({error.strerror}); choose another, for example --port {port + 1}") from error
+
+
+def command(root: Path, port: int, host: str = "127.0.0.1", browser: bool = False) -> list[str]:
+    """The Streamlit command line of the app."""
+    import app
+
+    settings = {
+        "server.port": port, "server.address": host, "server.headless": str(not browser).lower(),
+        "server.fileWatcherType": "none", "browser.gatherUsageStats": "false", "client.toolbarMode": "minimal",
+    }  # fmt: skip
+    flags = [f"--{key}={value}" for key, value in settings.items()]
+    main = Path(app.__file__).parent / "main.py"
+    return [sys.executable, "-m", "streamlit", "run", str(main), *flags, "--", "--root", str(root.resolve())]

@@ -1,0 +1,79 @@
+"""What a task offers: pairs of prompts that differ in one respect, and a metric that prefers the clean one.
+
+Prompts of several lengths lie in one tensor, padded on the right. In a causal model no position sees what comes after it, so nothing up
+to `end` can tell the padding is there, and pairs of different templates share one batch; grouping by length would need a batch each.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Clean and corrupt prompts, token by token of one length, with the answer after the clean one and a wrong answer."""
+
+    clean: Int[Tensor, "pair pos"]
+    corrupt: Int[Tensor, "pair pos"]
+    answer: Int[Tensor, " pair"]
+    wrong: Int[Tensor, " pair"]
+    group: Int[Tensor, " pair"]
+    """Pairs of one group have the same words at the same positions, so their activations may be averaged position by position."""
+    spans: Mapping[str, Int[Tensor, " pair"]]
+    """Positions by name; `end` is the last token of the prompt, where the answer is predicted."""
+
+    def __post_init__(self) -> None:
+        assert self.clean.shape == self.corrupt.shape, f"clean {self.clean.shape} and corrupt {self.corrupt.shape} differ in shape"
+        assert bool((self.first_difference() <= self.end).all()), "a corrupt prompt equals its clean one"
+        assert bool((self.answer != self.wrong).all()), "an answer is also the wrong answer"
+
+    def __len__(self) -> int:
+        return self.clean.shape[0]
+
+    @property
+    def end(self) -> Int[Tensor, " pair"]:
+        return self.spans["end"]
+
+    def real(self) -> Bool[Tensor, "pair pos"]:
+        """True up to `end`, False on the padding."""
+        return torch.arange(self.clean.shape[1], device=self.end.device) <= self.end[:, None]
+
+    def first_difference(self) -> Int[Tensor, " pair"]:
+        """The first position where clean and corrupt differ; the width of the tensor when they do not."""
+        differs = (self.clean != self.corrupt) & self.real()
+        return torch.where(differs.any(1), differs.int().argmax(1), self.clean.shape[1])
+
+    def rows(self, which: slice) -> "Pairs":
+        """Some of the pairs."""
+        cut = {f.name: getattr(self, f.name)[which] for f in fields(self) if f.name != "spans"}
+        return Pairs(**cut, spans={name: positions[which] for name, positions in self.spans.items()})
+
+    def to(self, device: torch.device) -> "Pairs":
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "spans"}
+        return Pairs(**moved, spans={name: positions.to(device) for name, positions in self.spans.items()})
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A behaviour of a model that a metric measures; a frozen dataclass with its options as fields."""
+
+    NAME: ClassVar[str]
+
+    def pairs(self, tokenizer: PreTrainedTokenizerBase, n: int, seed: int, bos: int | None) -> Pairs:
+        """Draw n pairs, `bos` in front when there is one; raises InputError when the tokenizer does not suit the task."""
+        ...
+
+    def metric(self, logits: Float[Tensor, "*runs pair vocab"], pairs: Pairs) -> Float[Tensor, "*runs pair"]:
+        """A number per example from the logits at `end`; larger when the model answers as the clean prompt asks."""
+        ...
+
+
+def logit_difference(logits: Float[Tensor, "*runs pair vocab"], pairs: Pairs) -> Float[Tensor, "*runs pair"]:
+    """Logit of the answer minus logit of the wrong answer, float32."""
+    pair = torch.arange(len(pairs), device=logits.device)
+    return logits[..., pair, pairs.answer].float() - logits[..., pair, pairs.wrong].float()

@@ -1,0 +1,110 @@
+"""Clean prose from a docstring: the sentences a person would read aloud, without code, tables, formulas or markup.
+
+A docstring is cut at blank lines into blocks. Sections that list things (parameters, returns, examples, ...) are skipped, and so is
+every block that is indented (parameter lists, literal blocks, bodies of directives) or looks like a list, a table, a doctest or a
+heading. Of the blocks that remain, reStructuredText and Markdown markup is reduced to its text; a block with a formula, a placeholder
+or too many signs is dropped, so is one that is no sentence.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+
+RULES = 1
+"""Version of the rules below: raise it when the text that they let through changes."""
+
+MIN_WORDS = 25
+"""Shorter documents are no prose: `Return the size.`"""
+
+_SKIPPED_SECTION = re.compile(
+    r"(other |keyword |input |output |optional |extra |class |instance |public |usage )*"
+    r"(parameters?|params?|returns?|yields?|receives?|raises?|warns?|see also|references?|examples?|attributes?|methods?|args|arguments|kwargs|"
+    r"keywords?|usage|doctests?|shape|shapes|inputs?|outputs?|call args|authors?|citations?|history|todo|bibliography|literature|links|"
+    r"properties|fields|sections?|options|default|source|syntax|sample|samples|variables|todos|environment variables|tests?|dependencies|"
+    r"copyright|license|changelog|contents|index|signature|see|tags|bib)",
+    re.IGNORECASE,
+)
+_UNDERLINE = re.compile(r"([=\-~^\"'`*+#_.:])\1{2,}\s*$")
+_LIST_ITEM = re.compile(r"([-*+•·–]|\(?\d+[.)\]]|\(?[a-zA-Z][.)]|\[\w+\]|#+|>|>>>|\.\.\.|\.\.|:\w|@|\||\$|!|%|/|<)(\s|\w|$|[<|+\-=:_.>])")
+
+# Markup to its text, in this order: references before code spans before emphasis.
+_MARKUP = (
+    (re.compile(r"\s?\[(?:#?\w{0,12}\d+\w?|\w{1,6})\]_"), ""),  # citations: [1]_ [CT1965]_
+    (re.compile(r"!?\[\[?`?([^\[\]`]+)`?\]?\]\([^()\s]+\)"), r"\1"),  # Markdown links
+    (re.compile(r"\[`~?([^`\]]+)`\](?:\[[^\]]*\])?"), r"\1"),  # [`transformers.BertModel`]
+    (re.compile(r"`([^`<>]+?)\s*<[^`<>]+>`_{0,2}"), r"\1"),  # links: `text <target>`_ and :ref:`text <target>`
+    (re.compile(r"`\s*<[^`<>]+>`_{0,2}"), ""),
+    (re.compile(r":(?:[a-z]+:)?[a-z-]+:`[~!]?([^`]+)`"), r"\1"),  # roles: :class:`~torch.Tensor`
+    (re.compile(r"``([^`]+)``"), r"\1"),
+    (re.compile(r"`~?([^`]+)`_{0,2}"), r"\1"),
+    (re.compile(r"(?<![\w*])\*\*([^\s*](?:[^*]*[^\s*])?)\*\*(?![\w*])"), r"\1"),
+    (re.compile(r"(?<![\w*])\*([^\s*](?:[^*]*[^\s*])?)\*(?![\w*])"), r"\1"),
+    (re.compile(r"(?<![\w_])_([^\W_](?:[^_]*[^\W_])?)_(?![\w_])"), r"\1"),
+    (re.compile(r"\b([A-Za-z]\w+)__?(?=[\s,.;:)])"), r"\1"),  # named links: scikit-learn_
+    (re.compile(r"<https?://[^>\s]*>"), ""),
+    (re.compile(r"::(?=\s|$)"), ":"),
+    (re.compile(r"\\ "), ""),
+)
+_MATHEMATICS = re.compile(r":math:|\$|\\[a-zA-Z(\[{]|[_^]\{")
+_LEFTOVER = re.compile(r"[`{}|<>\\=~^]|https?:|www\.|\[\[|\]\]|\*\*|%\(|%[sd]\b|::|\.\. |->|--+|__\b|:\w+:|//|#\s|\uFFFD|TODO|FIXME|XXX|»|==")
+_LEGAL = re.compile(r"copyright|licen[sc]ed? |all rights reserved|redistribut|warrant(y|ies)|auto-?generated", re.IGNORECASE)
+_PLAIN_WORD = re.compile(r"[(\"']?[a-zA-Z][a-z]*(?:['’-][a-z]+)*[,.;:!?)\"']*")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[)\"']?\s+(?=[A-Z\"'(])")
+
+
+def prose(docstring: str) -> str:
+    """The paragraphs of prose in a docstring, blank lines between; empty when there are fewer than 25 words."""
+    text = "\n\n".join(paragraphs(docstring))
+    return text if len(text.split()) >= MIN_WORDS else ""
+
+
+def paragraphs(docstring: str) -> Iterator[str]:
+    """Each paragraph of prose on one line, markup removed."""
+    skipping = False
+    for block in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
+        lines = block.rstrip().splitlines()
+        if (heading := _heading(lines)) is not None:
+            skipping = _SKIPPED_SECTION.fullmatch(heading.strip(" :*#`_")) is not None
+            lines = [] if len(lines) == 1 else lines[2:]
+        if lines and not skipping and _flush_left(lines) and (text := _clean(lines)):
+            yield text
+
+
+def _heading(lines: list[str]) -> str | None:
+    """The title over this block: underlined, a Markdown heading, or a lone label such as `Args:`."""
+    if len(lines) >= 3 and _UNDERLINE.match(lines[0]) and _UNDERLINE.match(lines[2]):
+        return lines.pop(0) and lines[0]
+    if len(lines) >= 2 and _UNDERLINE.match(lines[1]) and lines[0][:1].strip():
+        return lines[0]
+    if lines and re.match(r"#+ ", lines[0]):
+        return lines[0]
+    label = re.match(r"(\*{0,2}[A-Z]\w*(?: \w+){0,2}\*{0,2})::?\s*(\*\*)?$", lines[0]) if lines else None
+    return label[1] if label and len(lines) == 1 else None
+
+
+def _flush_left(lines: list[str]) -> bool:
+    return not any(line[:1].isspace() or _UNDERLINE.match(line) or _LIST_ITEM.match(line) for line in lines)
+
+
+def _clean(lines: list[str]) -> str:
+    """One block as plain text; empty when it is no prose."""
+    text = " ".join(" ".join(lines).split())
+    if _MATHEMATICS.search(text) or _LEGAL.search(text):
+        return ""
+    for pattern, replacement in _MARKUP:
+        text = pattern.sub(replacement, text)
+    text = " ".join(_without_lead_in(text).split())
+    return text if is_prose(text) else ""
+
+
+def _without_lead_in(text: str) -> str:
+    """Without a last sentence that ends in a colon: what it announces (code, a list) is gone."""
+    return text if not text.endswith(":") else text[: max((m.start() for m in _SENTENCE_END.finditer(text)), default=0)]
+
+
+def is_prose(text: str) -> bool:
+    """Starts like a sentence, ends like one, and is made of words: at least three quarters of eight or more."""
+    words = text.split()
+    if len(words) < 8 or not (text[0].isupper() or text[0] in "\"'(") or text[-1] not in ".!?\"')":
+        return False
+    return _LEFTOVER.search(text) is None and sum(_PLAIN_WORD.fullmatch(word) is not None for word in words) >= 0.75 * len(words)

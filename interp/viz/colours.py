@@ -1,0 +1,101 @@
+"""Colours of every picture: a cividis-like sequential scale, a blue-orange diverging one, and ink that can be read on both.
+
+Cividis (Nuñez, Anderton, Renslow 2018) has monotone lightness and looks alike with and without red-green deficiency. On a light page
+it runs from pale yellow to dark blue, on a dark page the other way, so that strong always stands out from the background.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+# Ten evenly spaced samples of cividis, dark blue to yellow.
+CIVIDIS = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838")
+BLUES = ("#08306b", "#1f5a9a", "#4a8bc2", "#8bbbdf", "#c9dff0")
+ORANGES = ("#fde0c2", "#f9b97c", "#ec8c3a", "#c8620f", "#8a3b04")
+LEVELS = 10
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours of one theme."""
+
+    name: Literal["light", "dark"]
+    background: str
+    text: str
+    muted: str
+    line: str
+    sequential: tuple[str, ...]
+    """Weak to strong, `LEVELS` colours."""
+    diverging: tuple[str, ...]
+    """Negative (blue) to positive (orange), the middle close to the background."""
+    series: tuple[str, ...]
+    """Categories that can be told apart without red against green (Okabe and Ito)."""
+    negative: str
+    positive: str
+
+
+LIGHT = Palette(
+    "light", "#ffffff", "#1a2433", "#5b6675", "#dfe4ea", CIVIDIS[::-1], (*BLUES, "#f4f4f2", *ORANGES),
+    ("#0b62a8", "#d55e00", "#7b4fa3", "#0f8a6c", "#b07a00", "#5b6675"), "#1f5a9a", "#c8620f",
+)  # fmt: skip
+DARK = Palette(
+    "dark", "#0e1117", "#e8ecf1", "#9aa5b4", "#2b3442", CIVIDIS, (*BLUES[::-1][1:], BLUES[0], "#20262f", ORANGES[-1], *ORANGES[::-1][1:]),
+    ("#5db3f0", "#f59a4c", "#c3a0e6", "#4fcfae", "#e8c04a", "#9aa5b4"), "#5db3f0", "#f59a4c",
+)  # fmt: skip
+
+
+def palette(theme: str | None) -> Palette:
+    """The palette of a theme name; light unless it says dark."""
+    return DARK if theme == "dark" else LIGHT
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of `#rrggbb` (WCAG 2.2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    """Contrast ratio of two colours, 1 to 21 (WCAG 2.2)."""
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def ink(background: str) -> str:
+    """Black or white, whichever reads better; never below 4.58, the square root of 21."""
+    return max("#000000", "#ffffff", key=lambda colour: contrast(colour, background))
+
+
+def level(value: float, scale: float) -> int:
+    """0 for nothing, 1 to `LEVELS` for a share of the scale."""
+    if not (value > 0 and scale > 0):
+        return 0
+    return min(LEVELS, int(LEVELS * value / scale * 0.9999) + 1)
+
+
+def sample(colours: Sequence[str], share: float) -> str:
+    """The colour at `share` in 0..1 of a scale, the nearest of its steps."""
+    return colours[min(len(colours) - 1, max(0, int(share * len(colours))))]
+
+
+def colourscale(colours: Sequence[str]) -> list[list[float | str]]:
+    """A plotly colour scale."""
+    return [[i / (len(colours) - 1), colour] for i, colour in enumerate(colours)]
+
+
+def stylesheet(theme: Palette) -> str:
+    """CSS of one theme: the variables that `app/style.css` uses, and a class for each intensity of a token."""
+    variables = {
+        "bg": theme.background,
+        "text": theme.text,
+        "muted": theme.muted,
+        "line": theme.line,
+        "neg": theme.negative,
+        "pos": theme.positive,
+    }
+    rules = [":root{" + "".join(f"--{name}:{colour};" for name, colour in variables.items()) + f"--accent:{theme.series[0]}" + "}"]
+    for i, colour in enumerate(theme.sequential, 1):
+        # The underline grows in three steps, so that the strength can be read without the colour.
+        rules.append(f".t.a{i}{{background:{colour};color:{ink(colour)};border-bottom:{1 + (i - 1) * 3 // LEVELS}px solid {theme.text}}}")
+    return "\n".join(rules)

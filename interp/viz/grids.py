@@ -1,0 +1,108 @@
+"""Layer by head grids as ECharts options: plain data, and unlike plotly's heat map a click on a cell is reported.
+
+ECharts hands back only the index in the drawn list, so the list of cells and their names are made by one function.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.viz.colours import Palette, ink, sample
+
+# Above this many cells a row the numbers would not be readable; they stay in the tooltip and in the table.
+MOST_LABELLED = 16
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An ECharts option and what each drawn cell stands for, in drawing order."""
+
+    option: dict[str, Any]
+    cells: tuple[str, ...]
+    height: int
+
+
+def head_grid(values: Float[np.ndarray, "layers heads"], theme: Palette, top: float, picked: str | None = None) -> Grid:
+    """A sequential grid from 0 to `top`; cell `3.1` is head 1 of layer 3."""
+    names = [[f"{layer}.{head}" for head in range(values.shape[1])] for layer in range(values.shape[0])]
+    return _grid(values, names, [str(h) for h in range(values.shape[1])], theme.sequential, (0.0, top), picked, theme)
+
+
+def node_grid(
+    values: Float[np.ndarray, "layers columns"],
+    columns: Sequence[str],
+    names: Sequence[Sequence[str]],
+    theme: Palette,
+    picked: str | None = None,
+) -> Grid:
+    """A diverging grid of signed effects, symmetric around 0."""
+    bound = float(np.nanmax(np.abs(values), initial=1e-9))
+    return _grid(values, names, columns, theme.diverging, (-bound, bound), picked, theme)
+
+
+def _grid(
+    values: Float[np.ndarray, "layers columns"], names: Sequence[Sequence[str]], columns: Sequence[str], colours: Sequence[str],
+    bounds: tuple[float, float], picked: str | None, theme: Palette,
+) -> Grid:  # fmt: skip
+    data, cells = [], []
+    for layer, column in np.ndindex(*values.shape):
+        value = float(values[layer, column])
+        if np.isnan(value):
+            continue
+        data.append(
+            _cell(
+                column,
+                layer,
+                value,
+                sample(colours, (value - bounds[0]) / max(bounds[1] - bounds[0], 1e-12)),
+                names[layer][column] == picked,
+                theme,
+            )
+        )
+        cells.append(names[layer][column])
+    return Grid(_option(data, columns, values.shape[0], colours, bounds, theme), tuple(cells), max(220, 78 + 23 * values.shape[0]))
+
+
+def _cell(x: int, y: int, value: float, colour: str, picked: bool, theme: Palette) -> dict[str, Any]:
+    border = {"borderColor": theme.positive, "borderWidth": 3} if picked else {"borderColor": theme.background, "borderWidth": 1}
+    return {
+        "value": [x, y, round(value, 4)],
+        "itemStyle": {"color": colour, **border},
+        "label": {"color": ink(colour), "formatter": short(value)},
+    }
+
+
+def short(value: float) -> str:
+    """Two decimals without the leading zero, as in tables of scores: .83, -.07, 1.20."""
+    text = f"{value:.2f}".replace("-0.00", "0.00")
+    return text.replace("0.", ".", 1) if abs(value) < 0.995 else text
+
+
+def _option(
+    data: list[dict[str, Any]], columns: Sequence[str], layers: int, colours: Sequence[str], bounds: tuple[float, float], theme: Palette
+) -> dict[str, Any]:
+    axis = {
+        "type": "category",
+        "axisTick": {"show": False},
+        "axisLine": {"show": False},
+        "axisLabel": {"color": theme.muted},
+        "nameTextStyle": {"color": theme.muted},
+    }
+    return {
+        "animation": False,
+        "grid": {"left": 46, "right": 86, "top": 40, "bottom": 12},
+        "tooltip": {"trigger": "item"},
+        "xAxis": {**axis, "data": list(columns), "position": "top", "name": "head", "nameLocation": "middle", "nameGap": 24},
+        "yAxis": {**axis, "data": [str(layer) for layer in range(layers)], "inverse": True, "name": "layer", "nameLocation": "middle", "nameGap": 28},
+        "visualMap": {
+            "min": round(bounds[0], 3), "max": round(bounds[1], 3), "calculable": False, "orient": "vertical", "right": 6, "top": "middle", "precision": 2, "dimension": 2,
+            "seriesIndex": [], "text": [short(bounds[1]), short(bounds[0])], "textStyle": {"color": theme.muted}, "inRange": {"color": list(colours)}, "itemHeight": 120,
+        },
+        "series": [{
+            "type": "heatmap", "data": data, "selectedMode": "single", "label": {"show": len(columns) <= MOST_LABELLED, "fontSize": 11},
+            "emphasis": {"itemStyle": {"borderColor": theme.text, "borderWidth": 2}}, "select": {"itemStyle": {"borderColor": theme.positive, "borderWidth": 3}},
+        }],
+    }  # fmt: skip

@@ -1,0 +1,103 @@
+"""Distributions: activations and logit weights of a latent, densities and maxima of a dictionary."""
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float, Integer
+
+from interp.viz.charts import style, translucent
+from interp.viz.colours import Palette
+from interp.viz.html import number
+
+BANDS = 5
+
+
+def centres(low: float, high: float, bins: int) -> Float[np.ndarray, " bins"]:
+    edges = np.linspace(low, high, bins + 1)
+    return (edges[:-1] + edges[1:]) / 2
+
+
+def activation_histogram(counts: Integer[np.ndarray, " bins"], highest: float, theme: Palette) -> go.Figure:
+    """Counts of active tokens over the activation, logarithmic; dotted lines bound the bands of examples."""
+    x = centres(0.0, highest, len(counts))
+    figure = go.Figure(go.Bar(x=x, y=counts, marker_color=theme.series[0], hovertemplate="activation %{x:.3g}: %{y} tokens<extra></extra>"))
+    for i in range(1, BANDS):
+        figure.add_vline(highest * i / BANDS, line={"color": theme.muted, "dash": "dot", "width": 1})
+    # A bar of one token would have no height on a logarithmic axis that starts at one.
+    top = np.log10(max(2, counts.max(initial=1))) * 1.05
+    return style(figure, theme, 190, xaxis_title="activation", yaxis={"title": "tokens", "type": "log", "range": [-0.3, top], "dtick": 1})
+
+
+def logit_histogram(counts: Integer[np.ndarray, " bins"], low: float, high: float, theme: Palette) -> go.Figure:
+    """How the decoder direction moves the logits of the whole vocabulary; negative blue, positive orange."""
+    x = centres(low, high, len(counts))
+    colours = [theme.negative if v < 0 else theme.positive for v in x]
+    figure = go.Figure(go.Bar(x=x, y=counts, marker_color=colours, hovertemplate="logit weight %{x:.3g}: %{y} tokens<extra></extra>"))
+    return style(figure, theme, 170, xaxis_title="logit weight", yaxis={"title": "vocabulary", "type": "log", "dtick": 1})
+
+
+def density_histogram(densities: Float[np.ndarray, " latents"], theme: Palette, chosen: tuple[float, float] | None = None) -> go.Figure:
+    """log10 of the share of tokens on which each live latent is active; the chosen range shaded."""
+    live = np.log10(densities[densities > 0])
+    counts, edges = np.histogram(live, 60, (-7.0, 0.0))
+    figure = go.Figure(
+        go.Bar(
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=counts,
+            marker_color=theme.series[0],
+            hovertemplate="density 10^%{x:.2f}: %{y} latents<extra></extra>",
+        )
+    )
+    if chosen:
+        figure.add_vrect(chosen[0], chosen[1], fillcolor=translucent(theme.series[1], 0.12), line_width=0)
+    low = float(np.floor(live.min())) if live.size else -7.0
+    ticks = list(range(int(low), 1))
+    return style(
+        figure,
+        theme,
+        230,
+        xaxis={
+            "title": "density (share of tokens)",
+            "range": [low, 0],
+            "tickvals": ticks,
+            "ticktext": [f"1e{t}" if t else "1" for t in ticks],
+        },
+        yaxis_title="latents",
+    )
+
+
+def latent_scatter(
+    ids: Integer[np.ndarray, " n"],
+    x: Float[np.ndarray, " n"],
+    y: Float[np.ndarray, " n"],
+    colour: Float[np.ndarray, " n"],
+    colour_title: str,
+    theme: Palette,
+) -> go.Figure:
+    """Latents by density and maximal activation; the id travels in `customdata`, because row numbers shift."""
+    bar = {"title": {"text": colour_title, "side": "right"}, "thickness": 10}
+    marker = {
+        "color": colour,
+        "colorscale": [[i / 9, c] for i, c in enumerate(theme.sequential)],
+        "size": 6,
+        "opacity": 0.85,
+        "colorbar": bar,
+    }
+    text = "latent %{customdata[0]}<br>density %{x:.3g}<br>max %{y:.3g}<br>" + colour_title + " %{marker.color:.3g}<extra></extra>"
+    figure = go.Figure(go.Scattergl(x=x, y=y, mode="markers", customdata=ids[:, None], marker=marker, hovertemplate=text))
+    return style(
+        figure,
+        theme,
+        230,
+        xaxis={"title": "density (share of tokens)", "type": "log", "exponentformat": "power"},
+        yaxis_title="max activation",
+        showlegend=False,
+    )
+
+
+def spoken(counts: Integer[np.ndarray, " bins"], low: float, high: float, name: str) -> str:
+    """A histogram in words, from its data."""
+    if not counts.any():
+        return f"{name}: empty"
+    width = (high - low) / len(counts)
+    mode = low + width * int(counts.argmax())
+    return f"{name}: {len(counts)} bins from {number(low)} to {number(high)}, most in {number(mode)} to {number(mode + width)}, {int(counts.sum())} in all"

@@ -1,0 +1,63 @@
+"""TopK: the k largest latents of each input, and an auxiliary loss that keeps latents alive (Gao et al. 2024, arXiv 2406.04093).
+
+    L = fvu + aux_coefficient * aux_k
+
+There is no sparsity penalty: L0 is set, not tuned.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from saes.activations import KLargest
+from saes.dictionary import Batch, Losses
+from saes.errors import InputError
+from saes.kernels.products import latent_sums
+from saes.kernels.support import Support
+from saes.losses import aux_k, fvu
+from saes.sparse import SparseDictionary
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Keep the k largest latents of each input (Gao et al. 2024)."""
+
+    k: int = 32
+    """Active latents per input."""
+    aux_coefficient: float = 1 / 32
+    """Weight of the auxiliary loss, in which dead latents explain what the living leave over."""
+    k_aux: int | None = None
+    """Dead latents per input in the auxiliary loss. None takes half of d_in, at most 512."""
+
+    def build(
+        self, d_in: int, d_out: int, d_dict: int, *, seed: int = 0, transcoder: bool = False, skip: bool = False
+    ) -> SparseDictionary:
+        """A new dictionary, the same for the same seed. Raises InputError when k or the sizes do not fit.
+
+        Directions start random with length 1. An autoencoder's encoder starts as their transpose (tied): each latent then reads what it writes,
+        and few are dead at the start. At length 1 a k-sparse code of nearly orthogonal directions has about the right size at once (fvu well
+        below 1 before the first step). A transcoder reads and writes different spaces, so its two sides start independent.
+        """
+        if not 1 <= self.k <= d_dict:
+            raise InputError(f"k={self.k} latents cannot be active in a dictionary of d_dict={d_dict}; choose k between 1 and {d_dict}")
+        dictionary = SparseDictionary(d_in, d_out, d_dict, KLargest(self.k), centred=not transcoder, skip=skip)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for side in (dictionary.W_dec, dictionary.W_enc.t())[: 2 if transcoder else 1]:
+                side.copy_(torch.nn.functional.normalize(torch.randn(side.shape, generator=generator), dim=1))
+            if not transcoder:
+                dictionary.W_enc.copy_(dictionary.W_dec.t())
+        return dictionary
+
+    def loss(self, dictionary: SparseDictionary, batch: Batch) -> Losses:
+        """Reconstruction and auxiliary term on normalised activations."""
+        code = dictionary.encode_sparse(batch.x)
+        y_hat = dictionary.reconstruct(batch.x, code)
+        fired = latent_sums((code.values.detach() > 0).to(code.values.dtype), Support(code.indices, dictionary.d_dict))
+        terms = {"fvu": fvu(batch.y, y_hat, dictionary.d_out)}
+        if self.aux_coefficient:
+            k_aux = min(self.k_aux or min(512, dictionary.d_in // 2), dictionary.d_dict)
+            aux = aux_k(dictionary, batch.x, batch.y - y_hat, batch.dead & (fired == 0), max(1, k_aux))
+            terms["aux"] = self.aux_coefficient * aux
+        metrics = {name if name == "fvu" else f"{name}_loss": term.detach() for name, term in terms.items()}
+        return Losses(terms, fired > 0, {**metrics, "l0": fired.sum() / len(batch.x)})

@@ -1,0 +1,51 @@
+"""What everything downstream relies on: the `Dictionary` protocol, the `Batch` that a loss reads and the `Losses` that it returns."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Normalised activations, and which latents have been silent for long."""
+
+    x: Float[Tensor, "batch d_in"]
+    y: Float[Tensor, "batch d_out"]
+    """x itself for an autoencoder; another site's activations for a transcoder."""
+    dead: Bool[Tensor, " d_dict"]
+    """Latents that count as dead unless they fire in this very batch."""
+    generator: torch.Generator | None = None
+    """The only randomness that a loss may use: its state is part of every checkpoint."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The terms of a loss by name, each with its coefficient, and what is reported beside them."""
+
+    terms: dict[str, Float[Tensor, ""]]
+    fired: Bool[Tensor, " d_dict"]
+    """Latents that were active on some token of the batch."""
+    metrics: dict[str, Float[Tensor, ""]]
+    """Detached means over the tokens of the batch, such as `fvu` and `l0`."""
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        return torch.stack(tuple(self.terms.values())).sum()
+
+
+@runtime_checkable
+class Dictionary(Protocol):
+    """Vectors to a sparse code and back."""
+
+    d_in: int
+    d_out: int
+    d_dict: int
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_dict"]: ...
+
+    def decode(self, code: Float[Tensor, "*batch d_dict"]) -> Float[Tensor, "*batch d_out"]: ...
+
+    def directions(self) -> Float[Tensor, "d_dict d_out"]: ...

@@ -1,0 +1,375 @@
+"""A small, complete and self-consistent family of run folders, written with numpy and pyarrow only.
+
+Every statistic is computed from one matrix of activations, so that the pages can be checked against it: a cache of sentences, four
+dictionaries (one described, all evaluated), one training in progress, head scores with patterns, and a circuit.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+
+from interp import runs
+from interp.runs import Draft, Run
+
+MODEL = "smollm2"
+CONTEXT, SEQUENCES, WIDTH, D_IN, DEAD = 64, 60, 192, 24, 12
+LAYERS, HEADS = 8, 6
+HOSTILE = (
+    b"<script>window.pwned=1</script>", b"<img src=x onerror=window.pwned=1>", b"$x$", b"**b**", b"`tick`", b"&lt;", b"\xe2\x80\xaeright-to-left",
+    b"zero\xe2\x80\x8dwidth", b"\xed\xa0\x80", b"\xf0\x9f", b"\r", b"\x00", b"long" * 1250, b"</bdi></div><a href=javascript:window.pwned=1>",
+)  # fmt: skip
+SENTENCES = (
+    "When Mary and John went to the store , John gave a drink to Mary .",
+    "The keeper of the lighthouse counted the ships that passed before the storm .",
+    "A gradient of the loss is computed with respect to every parameter of the module .",
+    "In 1969 the crew of Apollo landed on the Moon and returned to Earth with samples .",
+    "def forward ( self , x ) : return self . decoder ( self . encoder ( x ) )",
+    "The river rose in spring , and the farmers carried their grain to the hill above the town .",
+    "She said that the museum in Paris was closed on Monday , so they walked to the park instead .",
+    "If the matrix is symmetric , its eigenvalues are real and its eigenvectors are orthogonal .",
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Names of the runs, and the activations that all tables were computed from."""
+
+    root: Path
+    cache: Run
+    trains: tuple[Run, ...]
+    evaluates: tuple[Run, ...]
+    describe: Run
+    heads: Run
+    circuit: Run
+    acts: np.ndarray
+    tokens: np.ndarray
+
+
+def visible(raw: bytes) -> str:
+    """Text of a token: partial UTF-8 as escapes, control characters as their pictures."""
+    text = raw.decode("utf-8", "backslashreplace")
+    return "".join(chr(0x2400 + ord(c)) if ord(c) < 32 else c for c in text)
+
+
+def vocabulary(hostile: bool) -> list[bytes]:
+    words = sorted({word for sentence in SENTENCES for word in sentence.split()})
+    return [b"<|endoftext|>", b"\n", *([*HOSTILE] if hostile else []), *(b" " + word.encode() for word in words)]
+
+
+def write_vocabulary(work: Draft, vocab: list[bytes]) -> None:
+    table = pa.table({
+        "id": pa.array(range(len(vocab)), pa.int32()), "text": [visible(raw) for raw in vocab],
+        "raw": pa.array(vocab, pa.binary()), "special": [i == 0 for i in range(len(vocab))],
+    })  # fmt: skip
+    write_arrow(work.path / "vocab.arrow", table)
+
+
+def write_arrow(path: Path, table: pa.Table) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def make_run(root: Path, stage: str, config: dict[str, Any], parents: dict[str, str], command: str, fill: Any) -> Run:
+    """One sealed run folder whose files are written by `fill(draft)`."""
+    with runs.draft(root, stage, config, parents) as work:
+        head = json.loads((work.path / runs.CONFIG).read_text())
+        head["provenance"]["command"] = command
+        work.write_json(runs.CONFIG, head)
+        fill(work)
+        return work.seal()
+
+
+def token_matrix(rng: np.random.Generator, vocab: list[bytes], hostile: bool) -> np.ndarray:
+    ids = {raw: i for i, raw in enumerate(vocab)}
+    rows = []
+    for _ in range(SEQUENCES):
+        row = [0]
+        while len(row) < CONTEXT:
+            row += [ids[b" " + word.encode()] for word in SENTENCES[rng.integers(len(SENTENCES))].split()]
+            row += [int(rng.integers(2, 2 + len(HOSTILE)))] if hostile else [1]
+        rows.append(row[:CONTEXT])
+    return np.array(rows, np.int32)
+
+
+def write_cache(root: Path, vocab: list[bytes], tokens: np.ndarray) -> Run:
+    config = {
+        "kind": "Cache", "model": MODEL, "sites": ["10.resid_post"], "text": "docs", "tokens": int(tokens.size), "context": CONTEXT,
+        "dtype": "float16", "model_revision": "0.1.2", "text_revision": "docs-3f21",
+    }  # fmt: skip
+
+    def fill(work: Draft) -> None:
+        doc = np.repeat(np.arange(SEQUENCES, dtype=np.int32)[:, None], CONTEXT, 1)
+        save_file({"tokens": tokens, "doc_of": doc}, work.path / "tokens.safetensors")
+        write_vocabulary(work, vocab)
+        docs = pa.array(range(SEQUENCES), pa.int32())
+        table = {"doc": docs, "seq": docs, "pos": pa.array([0] * SEQUENCES, pa.uint16()), "source": ["torch"] * SEQUENCES}
+        pq.write_table(pa.table(table), work.path / "documents.parquet")
+        work.write_json("summary.json", {"tokens": int(tokens.size), "sequences": SEQUENCES, "shards": 1})
+
+    return make_run(root, "cache", config, {}, f"interp cache --model {MODEL} --sites 10.resid_post --tokens {tokens.size}", fill)
+
+
+def curve(rng: np.random.Generator, k: int, steps: int) -> dict[str, np.ndarray]:
+    """Training metrics of a plausible shape: exponential decay towards a floor that falls with k."""
+    t = np.arange(steps) / steps
+    floor = 0.45 * k**-0.33
+    fvu = floor + (1 - floor) * np.exp(-9 * t) + rng.normal(0, 0.006, steps)
+    return {
+        "loss": fvu + 0.02, "fvu": fvu, "l0": np.full(steps, float(k)) + rng.normal(0, 0.2, steps), "dead_share": 0.3 * np.exp(-4 * t) + 0.02,
+        "lr": np.minimum(1, (1 - t) * 5) * 3e-4, "grad_norm": 0.4 + 0.8 * np.exp(-5 * t), "tokens_per_s": np.full(steps, 21000.0),
+    }  # fmt: skip
+
+
+def train_config(k: int) -> dict[str, Any]:
+    return {
+        "kind": "Train",
+        "site": "10.resid_post",
+        "architecture": {"kind": "TopK", "k": k},
+        "width": WIDTH,
+        "tokens": 400_000,
+        "lr": 3e-4,
+        "seed": 0,
+    }
+
+
+def write_train(root: Path, rng: np.random.Generator, cache: Run, k: int, steps: int = 400) -> Run:
+    metrics = curve(rng, k, steps)
+
+    def fill(work: Draft) -> None:
+        name = pa.array([n for n in metrics for _ in range(steps)]).dictionary_encode()
+        step = np.tile(np.arange(steps), len(metrics))
+        table = {"step": step, "tokens": step * 1024, "name": name, "value": np.concatenate(list(metrics.values())).astype(np.float32)}
+        pq.write_table(pa.table(table), work.path / "metrics.parquet")
+        work.write_json("dictionary.json", {"d_in": D_IN, "d_dict": WIDTH})
+        save_file({"decoder": rng.normal(size=(WIDTH, D_IN)).astype(np.float32)}, work.path / "weights.safetensors")
+        work.write_json("summary.json", {name: float(values[-1]) for name, values in metrics.items()})
+
+    command = f"interp train {cache.id} --site 10.resid_post --width {WIDTH} top-k --k {k}"
+    return make_run(root, "train", train_config(k), {"store": cache.id}, command, fill)
+
+
+def write_running(root: Path, rng: np.random.Generator, cache: Run, k: int = 128) -> Path:
+    """A training in progress, its last progress line cut."""
+    metrics = curve(rng, k, 400)
+    with runs.draft(root, "train", train_config(k), {"store": cache.id}) as work:
+        rows = [json.dumps({"steps": 400})]
+        rows += [json.dumps({"step": s, "tokens": s * 1024, **{n: float(v[s]) for n, v in metrics.items()}}) for s in range(0, 150, 5)]
+        (work.path / "progress.jsonl").write_text("\n".join(rows) + '\n{"step": 150, "tok')
+        return work.path
+
+
+def write_evaluate(root: Path, train: Run, k: int) -> Run:
+    fvu = 0.45 * k**-0.33
+    values = {
+        "fvu": fvu, "l0": float(k), "dead_share": 0.06, "dense_share": 0.01, "ce_clean": 3.21, "ce_recon": 3.21 + fvu, "ce_zero": 10.4,
+        "ce_mean": 8.1, "ce_recovered_zero": 1 - fvu / 7.19, "ce_recovered_mean": 1 - fvu / 4.89, "kl": fvu * 0.9,
+    }  # fmt: skip
+
+    def fill(work: Draft) -> None:
+        value = np.array(list(values.values()), np.float32)
+        table = {
+            "name": list(values), "value": value, "low": value * np.float32(0.98), "high": value * np.float32(1.02),
+            "n": pa.array([4096] * len(values), pa.int64()), "reference": ["zero ablation" if n.endswith("zero") else "" for n in values],
+        }  # fmt: skip
+        pq.write_table(pa.table(table), work.path / "metrics.parquet")
+        work.write_json("summary.json", values)
+
+    return make_run(root, "evaluate", {"kind": "Evaluate", "tokens": 4096}, {"dictionary": train.id}, f"interp eval {train.id}", fill)
+
+
+def activations(rng: np.random.Generator, tokens: np.ndarray, vocab: list[bytes]) -> np.ndarray:
+    """Latent i fires on one to three token types of its own; the last `DEAD` never, the first two nearly always."""
+    flat = tokens.ravel()
+    acts = np.zeros((WIDTH, flat.size), np.float32)
+    for latent in range(WIDTH - DEAD):
+        types = rng.choice(np.arange(2, len(vocab)), 1 + latent % 3, replace=False)
+        on = np.isin(flat, types) & (rng.random(flat.size) < 0.8)
+        acts[latent, on] = (1 + latent % 7) * rng.gamma(4, 0.35, int(on.sum()))
+    acts[:2] += (rng.random((2, flat.size)) < 0.5) * rng.gamma(2, 0.2, (2, flat.size)).astype(np.float32)
+    return acts
+
+
+def latent_table(rng: np.random.Generator, acts: np.ndarray, tokens: np.ndarray, cosines: np.ndarray) -> pa.Table:
+    flat, rows = tokens.ravel(), []
+    for latent, row in enumerate(acts):
+        on = row[row > 0]
+        counts = np.bincount(flat[row > 0], minlength=1)
+        share = counts / max(1, counts.sum())
+        p = share[share > 0]
+        q = np.percentile(on, [50, 90, 99]) if on.size else [0.0] * 3
+        nearest = int(np.argsort(cosines[latent])[-2])
+        rows.append({
+            "latent": latent, "n_active": on.size, "density": on.size / flat.size, "max_act": on.max(initial=0), "mean_act": on.mean() if on.size else 0.0,
+            "p50": q[0], "p90": q[1], "p99": q[2], "dec_norm": 1.0, "enc_dec_cos": rng.uniform(0.4, 0.9), "logit_kurtosis": rng.gamma(2, 2),
+            "logit_skew": rng.normal(), "nearest": nearest, "nearest_cos": cosines[latent, nearest], "top_token": int(counts.argmax()),
+            "top_token_share": float(share.max()), "token_entropy": float(-(p * np.log(p)).sum()), "dead": on.size == 0,
+        })  # fmt: skip
+    ints = {"latent": pa.int32(), "n_active": pa.int64(), "nearest": pa.int32(), "top_token": pa.int32(), "dead": pa.bool_()}
+    return pa.table({name: pa.array([r[name] for r in rows]).cast(ints.get(name, pa.float32()), safe=False) for name in rows[0]})
+
+
+def picks(rng: np.random.Generator, row: np.ndarray, flat: np.ndarray) -> list[tuple[int, int, int]]:
+    """(bucket, rank, flat position) of the examples of one latent."""
+    on = np.flatnonzero(row > 0)
+    if not on.size:
+        return []
+    edges = np.linspace(0, row.max(), 6)
+    chosen = [(0, on[np.argsort(-row[on], kind="stable")][:12])]
+    chosen += [(b + 1, on[(row[on] > edges[b]) & (row[on] <= edges[b + 1])][:4]) for b in range(5)]
+    chosen += [(6, rng.permutation(on)[:5]), (7, np.flatnonzero((row == 0) & np.isin(flat, flat[on]))[:4])]
+    return [(bucket, rank, int(p)) for bucket, positions in chosen for rank, p in enumerate(positions)]
+
+
+def example_table(rng: np.random.Generator, acts: np.ndarray, tokens: np.ndarray, latents: range) -> pa.Table:
+    flat, grid = tokens.ravel(), acts.reshape(len(acts), *tokens.shape)
+    rows = [(latent, *pick) for latent in latents for pick in picks(rng, acts[latent], flat)]
+    at = np.array([(latent, bucket, rank, *divmod(p, CONTEXT)) for latent, bucket, rank, p in rows], np.int64).reshape(-1, 5)
+    start = np.clip(at[:, 4] - 20, 0, CONTEXT - 32)
+    window = np.stack([grid[r[0], r[3], s : s + 32] for r, s in zip(at, start, strict=True)]) if len(at) else np.zeros((0, 32))
+    fold = [hash(tokens[r[3], s : s + 32].tobytes()) & (2**64 - 1) for r, s in zip(at, start, strict=True)]
+    return pa.table({
+        "latent": at[:, 0].astype(np.int32), "bucket": at[:, 1].astype(np.uint8), "rank": at[:, 2].astype(np.uint16), "seq": at[:, 3].astype(np.int32),
+        "pos": at[:, 4].astype(np.uint16), "act": grid[at[:, 0], at[:, 3], at[:, 4]].astype(np.float16), "start": start.astype(np.uint16),
+        "acts": pa.FixedSizeListArray.from_arrays(pa.array(window.astype(np.float16).ravel(), pa.float16()), 32), "fold": pa.array(fold, pa.uint64()),
+    })  # fmt: skip
+
+
+def write_describe(root: Path, rng: np.random.Generator, train: Run, acts: np.ndarray, tokens: np.ndarray, n_vocab: int) -> Run:
+    decoder = rng.normal(size=(WIDTH, D_IN))
+    decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
+    cosines, logits = decoder @ decoder.T, decoder @ rng.normal(size=(D_IN, n_vocab))
+    order, near = np.argsort(-logits, axis=1), np.argsort(-cosines, axis=1)[:, 1:21]
+    span = np.stack([logits.min(1), logits.max(1)], 1).astype(np.float32)
+
+    def fill(work: Draft) -> None:
+        write_arrow(work.path / "latents.arrow", latent_table(rng, acts, tokens, cosines))
+        groups = [example_table(rng, acts, tokens, range(g, min(g + 64, WIDTH))) for g in range(0, WIDTH, 64)]
+        with pq.ParquetWriter(work.path / "examples.parquet", groups[0].schema, compression="zstd") as writer:
+            for group in groups:
+                writer.write_table(group, row_group_size=max(1, len(group)))
+        acts_hist = np.stack([np.histogram(row[row > 0] / max(row.max(), 1e-9), 50, (0, 1))[0] for row in acts]).astype(np.uint32)
+        logit_hist = np.stack([np.histogram(row, 50, (lo, hi))[0] for row, (lo, hi) in zip(logits, span, strict=True)]).astype(np.uint16)
+        save_file({"acts": acts_hist, "logits": logit_hist, "logit_range": span}, work.path / "histograms.safetensors")
+        top, bottom = order[:, :20], order[:, :-21:-1]
+        tables = {name: np.take_along_axis(logits, ids, 1).astype(np.float16) for name, ids in (("top", top), ("bottom", bottom))}
+        ids = {"top_ids": np.ascontiguousarray(top, np.int32), "bottom_ids": np.ascontiguousarray(bottom, np.int32)}
+        save_file({**ids, **tables}, work.path / "logits.safetensors")
+        cos = np.take_along_axis(cosines, near, 1).astype(np.float16)
+        save_file({"ids": np.ascontiguousarray(near, np.int32), "cos": cos}, work.path / "neighbours.safetensors")
+        alive = (acts > 0).any(1)
+        work.write_json(
+            "summary.json",
+            {"tokens": int(tokens.size), "latents": WIDTH, "dead_share": float(1 - alive.mean()), "l0": float((acts > 0).sum(0).mean())},
+        )
+
+    return make_run(
+        root,
+        "describe",
+        {"kind": "Describe", "tokens": int(tokens.size), "seed": 0},
+        {"dictionary": train.id},
+        f"interp describe {train.id}",
+        fill,
+    )
+
+
+def write_heads(root: Path, rng: np.random.Generator, vocab: list[bytes], tokens: np.ndarray, length: int = 18) -> Run:
+    metrics = ("previous_token", "duplicate_token", "induction", "bos", "entropy", "copying")
+    grid = [(layer, head, metric) for layer in range(LAYERS) for head in range(HEADS) for metric in metrics]
+    value = rng.beta(0.5, 4, len(grid)).astype(np.float32)
+    value[grid.index((3, 1, "previous_token"))] = 0.93
+    value[grid.index((5, 4, "induction"))] = 0.88
+    logits = rng.normal(size=(2, LAYERS, HEADS, length, length)) - 0.3 * np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
+    logits[:, 3, 1] = np.where(np.subtract.outer(np.arange(length), np.arange(length)) == 1, 4.0, -2.0)
+    logits = np.where(np.tri(length, dtype=bool), logits, -np.inf)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    patterns = (weights / weights.sum(-1, keepdims=True)).astype(np.float16)
+
+    def fill(work: Draft) -> None:
+        columns: dict[str, Any] = {name: [row[i] for row in grid] for i, name in enumerate(("layer", "head", "metric"))}
+        table = {
+            "layer": pa.array(columns["layer"], pa.int16()), "head": pa.array(columns["head"], pa.int16()), "metric": columns["metric"], "value": value,
+            "low": np.maximum(0, value - np.float32(0.03)), "high": value + np.float32(0.03), "n": pa.array([128] * len(grid), pa.int32()),
+            "baseline": np.full(len(grid), 0.02, np.float32),
+        }  # fmt: skip
+        pq.write_table(pa.table(table), work.path / "scores.parquet")
+        shown = np.ascontiguousarray(tokens[:2, :length])
+        save_file(
+            {"patterns": patterns, "tokens": shown, "lengths": np.array([length, length - 2], np.int32)}, work.path / "patterns.safetensors"
+        )
+        pq.write_table(
+            pa.table({"example": pa.array([0, 1], pa.int32()), "title": ["Indirect object", "Repeated tokens"]}),
+            work.path / "examples.parquet",
+        )
+        write_vocabulary(work, vocab)
+        work.write_json("summary.json", {"heads": LAYERS * HEADS, "best_induction": "5.4", "best_previous_token": "3.1"})
+
+    return make_run(root, "heads", {"kind": "Heads", "model": MODEL, "prompts": 128, "seed": 0}, {}, f"interp heads --model {MODEL}", fill)
+
+
+def write_circuit(root: Path, rng: np.random.Generator, vocab: list[bytes]) -> Run:
+    nodes = [(f"{i}.z.{h}", "head", i, h) for i in range(LAYERS) for h in range(HEADS)] + [
+        (f"{i}.mlp_out", "mlp", i, None) for i in range(LAYERS)
+    ]
+    exact = (rng.standard_t(2, len(nodes)) * 0.12 - 0.05).astype(np.float32)
+    guess = (exact * 0.85 + rng.normal(0, 0.05, len(nodes))).astype(np.float32)
+    sizes = [0, 1, 2, 4, 8, 16, 32, len(nodes)]
+    series = [("exact", 0, 9.0), ("attribution", 0, 6.0), *(("random", seed, 1.0) for seed in range(3))]
+    share = np.array(sizes) / len(nodes)
+    ids = {raw: i for i, raw in enumerate(vocab)}
+    clean = [ids[b" " + w.encode()] for w in SENTENCES[0].split()[:-2]]
+    swap = {ids[b" John"]: ids[b" Mary"], ids[b" Mary"]: ids[b" John"]}
+    corrupt = [swap.get(t, t) if i > 8 else t for i, t in enumerate(clean)]
+
+    def fill(work: Draft) -> None:
+        float32 = {"attribution": guess, "attribution_low": guess - 0.03, "attribution_high": guess + 0.03}
+        float32 |= {"exact": exact, "exact_low": exact - 0.04, "exact_high": exact + 0.04}
+        table = {"node": [n[0] for n in nodes], "kind": [n[1] for n in nodes], "layer": pa.array([n[2] for n in nodes], pa.int16())}
+        table |= {"head": pa.array([n[3] for n in nodes], pa.int16()), **{k: pa.array(v, pa.float32()) for k, v in float32.items()}}
+        pq.write_table(pa.table(table), work.path / "nodes.parquet")
+        rows = []
+        for (name, seed, rate), ablation in ((s, a) for s in series for a in ("resample", "mean")):
+            f = (1 - np.exp(-rate * share)) / (1 - np.exp(-rate)) + (0.05 * seed * share * (1 - share))
+            rows += [(name, ablation, n, s, v, v - 0.04, v + 0.04, 4.3 * v, seed) for n, s, v in zip(sizes, share, f, strict=True)]
+        kinds = (pa.utf8(), pa.utf8(), pa.int32(), *[pa.float32()] * 5, pa.int32())
+        names = ("series", "ablation", "n_nodes", "share", "faithfulness", "low", "high", "logit_diff", "seed")
+        pq.write_table(pa.table({n: pa.array([r[i] for r in rows], kinds[i]) for i, n in enumerate(names)}), work.path / "curve.parquet")
+        prompts = {
+            "pair": pa.array([0, 1], pa.int32()),
+            "clean": pa.array([clean] * 2, pa.list_(pa.int32())),
+            "corrupt": pa.array([corrupt] * 2, pa.list_(pa.int32())),
+        }
+        prompts |= {"answer": pa.array([ids[b" Mary"]] * 2, pa.int32()), "wrong": pa.array([ids[b" John"]] * 2, pa.int32())}
+        pq.write_table(pa.table(prompts), work.path / "prompts.parquet")
+        write_vocabulary(work, vocab)
+        work.write_json("summary.json", {"logit_diff_clean": 4.3, "logit_diff_corrupt": -4.1, "nodes_for_80_percent": 12, "pearson": 0.93})
+
+    config = {"kind": "Circuit", "model": MODEL, "task": {"kind": "Ioi", "pairs": 64}, "seed": 0}
+    return make_run(root, "circuit", config, {}, f"interp circuit ioi --model {MODEL}", fill)
+
+
+def write_family(root: Path, hostile: bool = False, seed: int = 0) -> Family:
+    """Write the whole family under `root`; with `hostile`, its corpus and vocabulary hold markup, control characters and broken UTF-8."""
+    rng = np.random.default_rng(seed)
+    vocab = vocabulary(hostile)
+    tokens = token_matrix(rng, vocab, hostile)
+    acts = activations(rng, tokens, vocab)
+    cache = write_cache(root, vocab, tokens)
+    sizes = (8, 16, 32, 64)
+    trains = tuple(write_train(root, rng, cache, k) for k in sizes)
+    evaluates = tuple(write_evaluate(root, train, k) for train, k in zip(trains, sizes, strict=True))
+    describe = write_describe(root, rng, trains[2], acts, tokens, len(vocab))
+    heads, circuit = write_heads(root, rng, vocab, tokens), write_circuit(root, rng, vocab)
+    write_running(root, rng, cache)
+    return Family(root, cache, trains, evaluates, describe, heads, circuit, acts, tokens)
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(write_family(Path(sys.argv[1]), hostile="--hostile" in sys.argv))
