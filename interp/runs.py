@@ -45,12 +45,12 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        return json.loads((self.path / CONFIG).read_text())
+        return read_json(self.path / CONFIG)
 
     @property
     def manifest(self) -> dict[str, dict[str, Any]]:
         """File name to {"size": bytes, "sha256": hex}."""
-        return json.loads((self.path / MANIFEST).read_text())["files"]
+        return read_json(self.path / MANIFEST)["files"]
 
     def parent(self, name: str) -> "Run":
         """The run that this one was made from under that name; raises InputError when it is gone."""
@@ -179,6 +179,10 @@ def written(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def sha256(path: Path) -> str:

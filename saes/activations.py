@@ -1,6 +1,7 @@
 """How a dictionary chooses its active latents: small frozen values that are saved with it, apart from how it was trained."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,3 +21,5 @@ class KLargest:
 
 
 Activation = KLargest
+ACTIVATIONS: dict[str, type[Activation]] = {kind.__name__: kind for kind in get_args(Activation) or (Activation,)}
+"""Name to class, derived from the union: the name is what a saved dictionary says."""

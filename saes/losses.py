@@ -5,9 +5,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from saes.activations import KLargest
+from saes.kernels import autograd
 from saes.sparse import SparseDictionary
 
-# Below this many dead latents for each one chosen, dense products among the dead are faster than sparse ones (measured, CPU, d 576, k_aux 288).
+# Below this many dead latents for each one chosen, dense products among the dead are faster than sparse ones (measured, CPU, d 576, k_aux
+# 288).
 DENSE = 8
 
 
@@ -52,7 +55,8 @@ def among_sparse(
     dictionary: SparseDictionary, x: Float[Tensor, "batch d_in"], dead: Bool[Tensor, " d_dict"], k: int
 ) -> Float[Tensor, "batch d_out"]:
     """What the k best of the dead latents write, b_dec left out: a shape that does not depend on how many are dead."""
-    return dictionary.decode_sparse(dictionary.encode_sparse(x, among=dead, k=k)) - dictionary.b_dec
+    code = dictionary.encode_sparse(x, among=dead, activation=KLargest(k))
+    return autograd.decode(code.values, code.indices, dictionary.W_dec)
 
 
 def among_dense(

@@ -1,8 +1,8 @@
 """`SparseDictionary`: linear encoder, activation, linear decoder, optional skip. Autoencoder and transcoder are the same class.
 
-    pre = h W_enc + b_enc            h = x - b_dec (autoencoder: centred) or x (transcoder)
-    z_i = relu(pre_i) for the latents that the activation chooses by the scores pre_i |W_dec[i]|, else 0
-    y_hat = z W_dec + b_dec (+ x W_skip^T)
+pre = h W_enc + b_enc            h = x - b_dec (autoencoder: centred) or x (transcoder)
+z_i = relu(pre_i) for the latents that the activation chooses by the scores pre_i |W_dec[i]|, else 0
+y_hat = z W_dec + b_dec (+ x W_skip^T)
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from saes.activations import Activation
 from saes.errors import InputError
 from saes.kernels import autograd
-from saes.kernels.support import Support
 from saes.kernels.winners import winners
 
 
@@ -54,13 +53,15 @@ class SparseDictionary(nn.Module):
         """The dense code."""
         return self.encode_sparse(x).dense()
 
-    def encode_sparse(self, x: Float[Tensor, "*batch d_in"], among: Bool[Tensor, " d_dict"] | None = None) -> Sparse:
-        """The code by its active latents, differentiable; with `among` chosen from these latents only."""
+    def encode_sparse(
+        self, x: Float[Tensor, "*batch d_in"], *, among: Bool[Tensor, " d_dict"] | None = None, activation: Activation | None = None
+    ) -> Sparse:
+        """The code by its active latents, differentiable; chosen `among` some latents or by another activation where given."""
         flat = x.reshape(-1, self.d_in)
-        values, indices = winners(self.encoder_input(flat), self.W_enc, self.b_enc, self.norms(), self.activation, among)
+        choose = activation or self.activation
+        values, indices = winners(self.encoder_input(flat), self.W_enc, self.b_enc, self.norms(), choose, among)
         if torch.is_grad_enabled():
-            support = Support(indices, self.d_dict)
-            values = autograd.encode(values, support, flat, self.W_enc, self.b_enc, self.b_dec if self.centred else None)
+            values = autograd.encode(values, indices, flat, self.W_enc, self.b_enc, self.b_dec if self.centred else None)
         return Sparse(values.unflatten(0, x.shape[:-1]), indices.unflatten(0, x.shape[:-1]), self.d_dict)
 
     def decode(self, code: Float[Tensor, "*batch d_dict"]) -> Float[Tensor, "*batch d_out"]:
@@ -70,8 +71,7 @@ class SparseDictionary(nn.Module):
     def decode_sparse(self, code: Sparse) -> Float[Tensor, "*batch d_out"]:
         """`decode` of the same code, at a cost of k rows a token."""
         k = code.indices.shape[-1]
-        support = Support(code.indices.reshape(-1, k), self.d_dict)
-        out = autograd.decode(code.values.reshape(-1, k), support, self.W_dec)
+        out = autograd.decode(code.values.reshape(-1, k), code.indices.reshape(-1, k), self.W_dec)
         return out.unflatten(0, code.values.shape[:-1]) + self.b_dec
 
     def skip(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:

@@ -8,12 +8,12 @@ There is no sparsity penalty: L0 is set, not tuned.
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from saes.activations import KLargest
 from saes.dictionary import Batch, Losses
 from saes.errors import InputError
 from saes.kernels.products import latent_sums
-from saes.kernels.support import Support
 from saes.losses import aux_k, fvu
 from saes.sparse import SparseDictionary
 
@@ -29,14 +29,12 @@ class TopK:
     k_aux: int | None = None
     """Dead latents per input in the auxiliary loss. None takes half of d_in, at most 512."""
 
-    def build(
-        self, d_in: int, d_out: int, d_dict: int, *, seed: int = 0, transcoder: bool = False, skip: bool = False
-    ) -> SparseDictionary:
+    def build(self, d_in: int, d_out: int, d_dict: int, *, seed: int = 0, transcoder: bool = False, skip: bool = False) -> SparseDictionary:
         """A new dictionary, the same for the same seed. Raises InputError when k or the sizes do not fit.
 
-        Directions start random with length 1. An autoencoder's encoder starts as their transpose (tied): each latent then reads what it writes,
-        and few are dead at the start. At length 1 a k-sparse code of nearly orthogonal directions has about the right size at once (fvu well
-        below 1 before the first step). A transcoder reads and writes different spaces, so its two sides start independent.
+        Directions start random with length 1. An autoencoder's encoder starts as their transpose (tied): each latent then reads what it
+        writes, and few are dead at the start. At length 1 a k-sparse code of nearly orthogonal directions has about the right size at once
+        (fvu well below 1 before the first step). A transcoder reads and writes different spaces, so its two sides start independent.
         """
         if not 1 <= self.k <= d_dict:
             raise InputError(f"k={self.k} latents cannot be active in a dictionary of d_dict={d_dict}; choose k between 1 and {d_dict}")
@@ -53,11 +51,14 @@ class TopK:
         """Reconstruction and auxiliary term on normalised activations."""
         code = dictionary.encode_sparse(batch.x)
         y_hat = dictionary.reconstruct(batch.x, code)
-        fired = latent_sums((code.values.detach() > 0).to(code.values.dtype), Support(code.indices, dictionary.d_dict))
-        terms = {"fvu": fvu(batch.y, y_hat, dictionary.d_out)}
-        if self.aux_coefficient:
-            k_aux = min(self.k_aux or min(512, dictionary.d_in // 2), dictionary.d_dict)
-            aux = aux_k(dictionary, batch.x, batch.y - y_hat, batch.dead & (fired == 0), max(1, k_aux))
-            terms["aux"] = self.aux_coefficient * aux
-        metrics = {name if name == "fvu" else f"{name}_loss": term.detach() for name, term in terms.items()}
-        return Losses(terms, fired > 0, {**metrics, "l0": fired.sum() / len(batch.x)})
+        active = latent_sums((code.values > 0).to(batch.x.dtype), code.indices, dictionary.d_dict)
+        reconstruction = fvu(batch.y, y_hat, dictionary.d_out)
+        aux = self._auxiliary(dictionary, batch, batch.y - y_hat.detach(), batch.dead & (active == 0))
+        metrics = {"fvu": reconstruction.detach(), "aux_loss": aux.detach(), "l0": active.sum() / len(batch.x)}
+        return Losses({"fvu": reconstruction, "aux": self.aux_coefficient * aux}, active > 0, metrics)
+
+    def _auxiliary(self, dictionary: SparseDictionary, batch: Batch, residual: Tensor, dead: Tensor) -> Tensor:
+        if not self.aux_coefficient:
+            return residual.new_zeros(())
+        k_aux = self.k_aux or max(1, min(512, dictionary.d_in // 2))
+        return aux_k(dictionary, batch.x, residual, dead, min(k_aux, dictionary.d_dict))

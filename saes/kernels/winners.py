@@ -1,7 +1,7 @@
 """The encoder's dense product and the choice of winners, a slab of tokens at a time, so that `[batch, d_dict]` scores are never kept.
 
-Winners are chosen by the score `pre_i |W_dec[i]|`, and their value is `pre_i`: the same function and the same gradients as an encoder scaled by
-the decoder's norms whose output is divided by them again, so the norms stay free and are never renormalised.
+Winners are chosen by the score `pre_i |W_dec[i]|`, and their value is `pre_i`: the same function and the same gradients as an encoder
+scaled by the decoder's norms whose output is divided by them again, so the norms stay free and are never renormalised.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,8 @@ def winners(
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
     """Values, 0 where a winner's is not positive, and indices of the latents that `choose` picks from the scores of each token.
 
-    Under `torch.autocast` the product is made in its type (bfloat16); values come back in the type of `h`. With `among`, all other latents lose.
+    Under `torch.autocast` the product is made in its type (bfloat16); values come back in the type of `h`. With `among`, all other latents
+    lose.
     """
     autocast = torch.is_autocast_enabled(h.device.type)
     kind = torch.get_autocast_dtype(h.device.type) if autocast else h.dtype

@@ -1,0 +1,142 @@
+"""The masked forward: the metric of many circuits on the same prompts, in batches. Exact patching and every curve run on it.
+
+A row is one circuit on one pair. At each stream the kept nodes hold what the row itself computes and the ablated ones a replacement:
+
+    resample    the activation of the pair's own corrupt prompt
+    mean        the mean activation of corrupt prompts at the same position, over prompts of the same group (same words there)
+
+A row starts at the layer of its first ablated node, from the clean residual stream that was recorded once, and stops at the last residual;
+only `end` is unembedded.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from interp.circuits.graph import Graph
+from interp.hooks import Edit, patched, record
+from interp.models.bridge import Model
+from interp.sites import Site
+from interp.tasks import Pairs, Task
+from saes.errors import InputError
+
+Ablation = Literal["resample", "mean"]
+Activations = Mapping[Site, Float[Tensor, "pair pos *dims"]]
+# Rows of one batch: enough to fill the matrix products, small enough for 100 MB of activations at 16 tokens and d_model 576.
+ROWS = 160
+
+
+class _Stop(Exception):
+    """The last residual stream is known; unembedding all positions would be waste."""
+
+
+def logits_at_end(
+    model: Model, run: Callable[[], object], end: Int[Tensor, " pair"]
+) -> Float[Tensor, "run pair vocab"]:
+    """Logits at `end` of a forward of [run * pair] rows."""
+    found: list[Tensor] = []
+
+    def stop(resid: Tensor) -> None:
+        found.append(resid.unflatten(0, (-1, len(end)))[:, torch.arange(len(end), device=end.device), end])
+        raise _Stop
+
+    with model.hooked({Site(model.n_layers - 1, "resid_post"): stop}), contextlib.suppress(_Stop):
+        run()
+    return model.unembed(found[0])
+
+
+def clean_metric(model: Model, task: Task, pairs: Pairs) -> Float[Tensor, " pair"]:
+    """The metric of the whole model on the clean prompts."""
+    with torch.no_grad():
+        return task.metric(logits_at_end(model, lambda: model(pairs.clean), pairs.end), pairs)[0]
+
+
+def corrupt_metric(model: Model, task: Task, pairs: Pairs) -> Float[Tensor, " pair"]:
+    """The metric, answers as in the clean prompts, of the whole model on the corrupt prompts."""
+    with torch.no_grad():
+        return task.metric(logits_at_end(model, lambda: model(pairs.corrupt), pairs.end), pairs)[0]
+
+
+def resample(model: Model, graph: Graph, pairs: Pairs) -> Activations:
+    """Each pair's own corrupt activations."""
+    return record(model, pairs.corrupt, graph.streams())
+
+
+def mean(model: Model, graph: Graph, pairs: Pairs, reference: Pairs) -> Activations:
+    """Position by position, the mean corrupt activation of the reference prompts in the pair's group.
+
+    Raises InputError when a group has no reference prompt.
+    """
+    same = (pairs.group[:, None] == reference.group).float()
+    if not bool(same.any(1).all()):
+        raise InputError(f"{len(reference)} reference prompts leave a group of prompts without a mean; use --reference {4 * len(reference)}")
+    weights = same / same.sum(1, keepdim=True)
+    recorded = record(model, reference.corrupt, graph.streams())
+    return {site: torch.einsum("pr,r...->p...", weights, a.float()).to(a.dtype) for site, a in recorded.items()}
+
+
+def ablated_metric(
+    model: Model,
+    task: Task,
+    pairs: Pairs,
+    graph: Graph,
+    kept: Bool[Tensor, "circuit node"],
+    replacement: Activations,
+    progress: "tqdm[None] | None" = None,
+) -> Float[Tensor, "circuit pair"]:
+    """The metric of each circuit: nodes of the graph that a row of `kept` leaves out hold their replacement at every position.
+
+    `progress` advances by the passes that `passes` counts.
+    """
+    starts = first_layers(graph, kept)
+    clean = record(model, pairs.clean, [Site(layer, "resid_pre") for layer in sorted({min(s, graph.n_layers - 1) for s in starts.tolist()})])
+    result = torch.empty(len(kept), len(pairs))
+    with torch.no_grad():
+        for layer, batch in _batches(starts, max(1, ROWS // len(pairs))):
+            start = min(layer, graph.n_layers - 1)
+            resid = clean[Site(start, "resid_pre")].repeat(len(batch), 1, 1)
+            with patched(model, _edits(graph, kept[batch].to(resid.device), replacement, layer)):
+                logits = logits_at_end(model, lambda start=start, resid=resid: model.forward_from(start, resid), pairs.end)
+            result[batch] = task.metric(logits, pairs).cpu()
+            if progress is not None:
+                progress.update(passes(graph, kept[batch]))
+    return result
+
+
+def first_layers(graph: Graph, kept: Bool[Tensor, "circuit node"]) -> Int[Tensor, " circuit"]:
+    """The layer of each circuit's first ablated node; `n_layers` when all nodes are kept."""
+    layers = torch.tensor([node.site.layer for node in graph.nodes])
+    return torch.where(kept, graph.n_layers, layers).amin(1)
+
+
+def passes(graph: Graph, kept: Bool[Tensor, "circuit node"]) -> float:
+    """What the circuits cost, in forwards of all layers over all pairs."""
+    return float((graph.n_layers - first_layers(graph, kept)).clamp(min=1).sum() / graph.n_layers)
+
+
+def _batches(starts: Int[Tensor, " circuit"], size: int) -> Iterator[tuple[int, Int[Tensor, " part"]]]:
+    """Circuits of one start layer together, `size` at a time."""
+    for layer in starts.unique().tolist():
+        for batch in (starts == layer).nonzero().flatten().split(size):
+            yield layer, batch
+
+
+def _edits(graph: Graph, kept: Bool[Tensor, "circuit node"], replacement: Activations, start: int) -> dict[Site, Edit]:
+    """Edits of the streams from `start` on in which some circuit ablates a node."""
+    columns = {site: graph.columns(site) for site in graph.streams() if site.layer >= start}
+    return {site: _edit(kept[:, at], replacement[site]) for site, at in columns.items() if not bool(kept[:, at].all())}
+
+
+def _edit(kept: Bool[Tensor, "circuit part"], replacement: Float[Tensor, "pair pos *dims"]) -> Edit:
+    def edit(activation: Float[Tensor, "row pos *dims"]) -> Float[Tensor, "row pos *dims"]:
+        rows = activation.unflatten(0, (len(kept), -1))
+        # [circuit, pair, pos, head, 1] for z, [circuit, pair, pos, 1] for mlp_out, whose only part broadcasts over d_model
+        mask = kept[:, None, None, :, None] if replacement.ndim == 4 else kept[:, None, None, :]
+        return torch.where(mask, rows, replacement).flatten(0, 1)
+
+    return edit

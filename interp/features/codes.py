@@ -1,0 +1,128 @@
+"""Sparse codes of a corpus, sorted by latent, on disk: what every statistic of a latent is computed from.
+
+Codes arrive token by token, statistics are latent by latent. So the codes of a block of tokens are written as one sorted piece, and reading
+some latents joins their slices of all pieces: an external sort. Every statistic is then exact and independent of the order in which tokens
+came; memory holds one piece or the latents at hand, never tokens x d_dict. Merging two corpora is reading both folders.
+
+    <first>-<stop>.safetensors   {offsets [d_dict + 1], positions int32 [n], values float32 [n]}, compressed columns of the tokens from
+                                 flat position first to stop; positions count from first; the slice of latent i is offsets[i] : offsets[i + 1]
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from scipy.sparse import coo_array
+
+from interp.runs import written
+
+# Entries (token, latent) of one piece: 50 MB on disk, about 200 MB while it is sorted.
+PIECE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Latent:
+    """One latent on the whole corpus: the tokens on which it is active."""
+
+    index: int
+    positions: Int[np.ndarray, " n"]
+    """Flat positions (sequence * context + position), ascending."""
+    values: Float[np.ndarray, " n"]
+    """Activations, all above zero."""
+
+    def at(self, positions: Int[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+        """Activations at any positions, zero where the latent is silent."""
+        if not len(self.positions):
+            return np.zeros(positions.shape, np.float32)
+        found = np.minimum(np.searchsorted(self.positions, positions), len(self.positions) - 1)
+        return np.where(self.positions[found] == positions, self.values[found], np.float32(0))
+
+
+@dataclass
+class Writer:
+    """Collects codes and writes a piece whenever enough have come; continues after the last piece that is there."""
+
+    folder: Path
+    d_dict: int
+    limit: int = PIECE
+    _parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    _entries: int = 0
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.first = max((stop for _, stop, _ in pieces(self.folder)), default=0)
+
+    def update(self, values: Float[np.ndarray, "n k"], indices: Int[np.ndarray, "n k"], positions: Int[np.ndarray, " n"], stop: int) -> None:
+        """Add the codes of tokens at flat positions from the last `stop` to this one; zeros among the values are padding."""
+        token, slot = np.nonzero(values > 0)
+        self._parts.append((values[token, slot].astype(np.float32), indices[token, slot], positions[token] - self.first))
+        self._entries += len(token)
+        if self._entries >= self.limit:
+            self.flush(stop)
+
+    def flush(self, stop: int) -> None:
+        """Write what has come as the piece that ends before flat position `stop`."""
+        if stop > self.first:
+            columns = [np.concatenate(column) for column in zip(*self._parts, strict=True)] if self._parts else [np.zeros(0, np.int32)] * 3
+            write_piece(self.folder, self.first, stop, columns[0].astype(np.float32), columns[1], columns[2], self.d_dict)
+        self.first, self._entries = stop, 0
+        self._parts.clear()
+
+
+def write_piece(
+    folder: Path, first: int, stop: int, values: Float[np.ndarray, " n"], latents: Int[np.ndarray, " n"], positions: Int[np.ndarray, " n"], d_dict: int
+) -> None:
+    """Sort entries by latent, then position, and write them; positions count from `first`."""
+    columns = coo_array((values, (positions, latents)), shape=(stop - first, d_dict)).tocsc()
+    columns.sort_indices()
+    tensors = {"offsets": columns.indptr, "positions": columns.indices.astype(np.int32), "values": columns.data}
+    with written(folder / f"{first:012d}-{stop:012d}.safetensors") as aside:
+        save_file(tensors, aside)
+
+
+def pieces(folder: Path) -> list[tuple[int, int, Path]]:
+    """(first, stop, file) of the pieces of a folder, in the order of the corpus."""
+    files = sorted(folder.glob("*-*.safetensors"))
+    return [(*(int(number) for number in file.stem.split("-")), file) for file in files]  # pyright: ignore[reportReturnType]
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The codes in one or several folders, read latent by latent."""
+
+    folders: tuple[Path, ...]
+
+    @cached_property
+    def _pieces(self) -> list[tuple[int, np.ndarray, Any]]:
+        found = sorted(piece for folder in self.folders for piece in pieces(folder))
+        for (_, stop, _), (first, _, path) in zip(found, found[1:], strict=False):
+            assert stop <= first, f"{path} repeats tokens of the piece before it"
+        files = [(first, safe_open(path, "np")) for first, _, path in found]
+        return [(first, file.get_tensor("offsets"), file) for first, file in files]
+
+    @property
+    def d_dict(self) -> int:
+        return len(self._pieces[0][1]) - 1
+
+    def n_active(self) -> Int[np.ndarray, " d_dict"]:
+        """On how many tokens each latent is active."""
+        return np.sum([np.diff(offsets) for _, offsets, _ in self._pieces], axis=0, dtype=np.int64)
+
+    def latents(self, start: int, stop: int) -> list[Latent]:
+        """Latents start to stop with all their active tokens."""
+        parts = [_slice(first, offsets[start : stop + 1], file) for first, offsets, file in self._pieces]
+        return [
+            Latent(start + i, np.concatenate([p[o[i] : o[i + 1]] for o, p, _ in parts]), np.concatenate([v[o[i] : o[i + 1]] for o, _, v in parts]))
+            for i in range(stop - start)
+        ]
+
+
+def _slice(first: int, offsets: np.ndarray, file: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    low, high = int(offsets[0]), int(offsets[-1])
+    positions = file.get_slice("positions")[low:high].astype(np.int64) + first
+    return offsets - low, positions, file.get_slice("values")[low:high]

@@ -1,0 +1,36 @@
+"""Hashes that choose and recognise examples: the same token gets the same key in every run, order and batch."""
+
+import numpy as np
+from jaxtyping import Int, UInt64
+
+_GAMMA, _MULTIPLY_1, _MULTIPLY_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def splitmix64(x: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
+    """The mixing step of SplitMix64 (Steele, Lea and Flood 2014), a bijection: distinct numbers never collide."""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+        x = x + _GAMMA
+        x = (x ^ (x >> np.uint64(30))) * _MULTIPLY_1
+        x = (x ^ (x >> np.uint64(27))) * _MULTIPLY_2
+        return x ^ (x >> np.uint64(31))
+
+
+def stream(*numbers: int) -> UInt64[np.ndarray, ""]:
+    """One 64-bit number of several, for example of seed, purpose and latent."""
+    mixed = np.array(0, np.uint64)
+    for number in numbers:
+        mixed = np.asarray(splitmix64(mixed ^ np.uint64(number & 0xFFFFFFFFFFFFFFFF)))
+    return mixed
+
+
+def keys(positions: Int[np.ndarray, " n"], *numbers: int) -> UInt64[np.ndarray, " n"]:
+    """A random key of each position, all different; who wants a sample takes the smallest."""
+    return splitmix64(positions.astype(np.uint64) ^ stream(*numbers))
+
+
+def fold(tokens: Int[np.ndarray, "n window"]) -> UInt64[np.ndarray, " n"]:
+    """A hash of each row of tokens: equal windows, equal numbers."""
+    mixed = np.zeros(len(tokens), np.uint64)
+    for column in tokens.T:
+        mixed = splitmix64(mixed ^ column.astype(np.int64).astype(np.uint64))
+    return mixed

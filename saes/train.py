@@ -1,0 +1,177 @@
+"""`fit`: the one training loop. It knows batches and a loss, nothing of models or activations.
+
+On the CPU a training resumed from a checkpoint is the same bits as one never stopped (same number of threads). The step never waits for the
+device: metrics add up there and are read once a row.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saes.checkpoint import Checkpoint
+from saes.dictionary import Batch, Losses
+from saes.errors import InputError
+from saes.schedule import FitConfig
+
+Loss = Callable[[Any, Batch], Losses]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Metrics of the steps since the last row."""
+
+    step: int
+    tokens: int
+    metrics: dict[str, float]
+    """Means over tokens of loss, fvu, l0, aux_loss and what else the loss reports; over steps of grad_norm; dead_share and lr of this
+    step."""
+    _training: "_Training" = dataclasses.field(repr=False, compare=False)
+
+    def checkpoint(self) -> Checkpoint:
+        """The whole state at this row; take it before asking for the next one."""
+        assert self._training.step == self.step, "the training has moved on: take a row's checkpoint before the next row"
+        return self._training.checkpoint()
+
+
+def fit(
+    module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss, cfg: FitConfig, *, resume: Checkpoint | None = None
+) -> Iterator[Row]:
+    """Train `module` in place, one row every `log_every` steps and one at the end.
+
+    `batches` gives normalised (x, y), and with `resume` begins where the checkpoint was taken. `loss(module, batch)` is an architecture's.
+    Raises InputError when the batches end early, the loss is no longer finite, or the checkpoint is of another training.
+    """
+    training = _Training(module, loss, cfg)
+    if resume is not None:
+        training.restore(resume)
+    source = iter(batches)
+    while training.step < cfg.steps:
+        try:
+            x, y = next(source)
+        except StopIteration:
+            raise InputError(f"the batches ended after {training.step} of {cfg.steps} steps; give more tokens or ask for fewer steps") from
+            None
+        training.advance(x, y)
+        if training.step % cfg.log_every == 0 or training.step == cfg.steps:
+            yield training.row()
+
+
+class _Training:
+    """The state between two steps, and the step."""
+
+    def __init__(self, module: nn.Module, loss: Loss, cfg: FitConfig) -> None:
+        _check(module)
+        self.module, self.loss, self.cfg = module, loss, cfg
+        self.d_dict: int = module.d_dict  # pyright: ignore[reportAttributeAccessIssue]
+        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.device = next(iter(self.parameters.values())).device
+        fused = self.device.type in ("cpu", "cuda")
+        self.adam = torch.optim.Adam(list(self.parameters.values()), betas=cfg.betas, eps=cfg.eps, fused=fused)
+        self.silent = torch.zeros(self.d_dict, dtype=torch.long, device=self.device)
+        self.generator = torch.Generator(self.device).manual_seed(cfg.seed)
+        self.step = self.tokens = 0
+        self._clear()
+
+    def advance(self, x: Tensor, y: Tensor) -> None:
+        """One step of the optimiser."""
+        # A latent is dead when it has been silent so long *after* this batch: the loss takes out those that fire in it.
+        dead = self.silent + len(x) >= self.cfg.dead_tokens()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bfloat16"):
+            losses = self.loss(self.module, Batch(x, y, dead, self.generator))
+            total = losses.total
+        self.adam.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.cfg.clip)
+        self.lr = self.cfg.lr_at(self.step, self.d_dict)
+        for group in self.adam.param_groups:
+            group["lr"] = self.lr
+        self.adam.step()
+        self.silent = torch.where(losses.fired, 0, self.silent + len(x))
+        self.step, self.tokens = self.step + 1, self.tokens + len(x)
+        self._add(len(x), {**losses.metrics, "loss": total.detach()}, norm)
+
+    def _add(self, n_tokens: int, metrics: dict[str, Tensor], norm: Tensor) -> None:
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0) + value.double() * n_tokens
+        self.norms = self.norms + norm.double()
+        self.row_steps, self.row_tokens = self.row_steps + 1, self.row_tokens + n_tokens
+
+    def _clear(self) -> None:
+        self.sums: dict[str, Tensor | int] = {}
+        self.norms = torch.zeros((), dtype=torch.double, device=self.device)
+        self.row_steps = self.row_tokens = 0
+
+    def row(self) -> Row:
+        """Read the sums and begin new ones: a checkpoint is taken at a row, so it has none to keep."""
+        metrics = {name: float(value) / self.row_tokens for name, value in self.sums.items()}
+        metrics["grad_norm"] = float(self.norms) / self.row_steps
+        metrics["dead_share"] = float((self.silent >= self.cfg.dead_tokens()).double().mean())
+        metrics["lr"] = self.lr
+        if not math.isfinite(metrics["loss"]):
+            raise InputError(f"the loss was {metrics['loss']} by step {self.step}; look for NaN in the activations, or lower lr
+            ({self.lr:.2g})")
+        self._clear()
+        return Row(self.step, self.tokens, metrics, self)
+
+    def checkpoint(self) -> Checkpoint:
+        """A copy of the state."""
+        tensors = {f"module/{name}": value for name, value in self.module.state_dict().items()}
+        for name, parameter in self.parameters.items():
+            tensors |= {f"adam/{name}/{key}": value for key, value in self.adam.state[parameter].items()}
+        tensors |= {"silent": self.silent, "generator": self.generator.get_state()}
+        copies = {name: value.detach().clone() for name, value in tensors.items()}
+        return Checkpoint(self.step, self.tokens, _plain(self.cfg), copies)
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Take over a checkpoint's state; raises InputError when it is of another training."""
+        _check_same(saved, _plain(self.cfg), {name: value.shape for name, value in self.module.state_dict().items()})
+        self.step, self.tokens = saved.step, saved.tokens
+        self.module.load_state_dict(_under(saved, "module/"))
+        self.silent = saved.tensors["silent"].to(self.device)
+        self.generator.set_state(saved.tensors["generator"].cpu())
+        for name, parameter in self.parameters.items():
+            if state := _under(saved, f"adam/{name}/"):
+                self.adam.state[parameter] = {key: _like(value, parameter) for key, value in state.items()}
+
+
+def _check(module: nn.Module) -> None:
+    if not isinstance(getattr(module, "d_dict", None), int):
+        raise TypeError(f"{type(module).__name__} has no d_dict, the number of latents that fit keeps dead counters for")
+    low = [name for name, p in module.named_parameters() if p.dtype not in (torch.float32, torch.float64)]
+    if low:
+        raise InputError(f"{low[0]} is stored in half precision, where small updates vanish; keep weights in float32, use
+        precision='bfloat16'")
+
+
+def _check_same(saved: Checkpoint, config: dict[str, Any], shapes: dict[str, torch.Size]) -> None:
+    for name, value in config.items():
+        if saved.config.get(name) != value:
+            raise InputError(f"the checkpoint was trained with {name}={saved.config.get(name)}, not {value}; resume with the same or start
+            anew")
+    found = {name: value.shape for name, value in _under(saved, "module/").items()}
+    if found != shapes:
+        raise InputError(
+            f"the checkpoint holds weights {_shapes(found)}, the dictionary has {_shapes(shapes)}; resume with the same sizes or start anew"
+        )
+
+
+def _shapes(shapes: dict[str, torch.Size]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))
+
+
+def _under(saved: Checkpoint, prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in saved.tensors.items() if name.startswith(prefix)}
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A moment gets its parameter's memory layout, which the fused optimiser relies on; a step counter stays as it is."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.clone()
+
+
+def _plain(cfg: FitConfig) -> dict[str, Any]:
+    """As JSON reads it back: tuples become lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(cfg).items()}
