@@ -98,5 +98,5 @@ def _matches(text: str, table: Columns, vocab: Vocabulary | None) -> np.ndarray:
     by_id = table["latent"] == int(text) if text.isascii() and text.isdigit() and len(text) < 10 else np.zeros(len(table["latent"]), bool)
     if vocab is None:
         return by_id
-    hit = pc.match_substring(vocab.texts, text, ignore_case=True).to_numpy()
+    hit = pc.call_function("match_substring", [vocab.texts], pc.MatchSubstringOptions(text, ignore_case=True)).to_numpy()
     return by_id | (~table["dead"] & hit[np.clip(table["top_token"], 0, len(hit) - 1)])

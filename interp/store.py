@@ -78,6 +78,10 @@ class Store:
         """Sequences for training; those after them are held out."""
         return self.n_seq - max(1, round(self.n_seq * float(self.run.config["config"]["held_out"])))
 
+    def width(self, site: Site) -> int:
+        """Numbers per token."""
+        return self._shards(site)[0][0].shape[-1]
+
     def sequences(self, site: Site, start: int, stop: int) -> Float[Tensor, "seq context width"]:
         """Activations of sequences start to stop, in the stored dtype."""
         shards, starts = self._shards(site)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -54,8 +55,7 @@ def read(path: Path) -> Checkpoint:
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"the checkpoint {path} is damaged ({error}); delete it and start the training anew") from None
     if metadata.get("schema") != SCHEMA:
-        raise InputError(f"{path} is no checkpoint of schema {SCHEMA} (it says {metadata.get('schema')}); delete it and start the training
-        anew")
+        raise InputError(f"{path} has schema {metadata.get('schema')}, this version reads {SCHEMA}; delete it and start the training anew")
     if metadata.get("crc32") != _checksum(tensors):
         raise InputError(f"the checkpoint {path} does not match its checksum: it is damaged; delete it and start the training anew")
     return Checkpoint(**json.loads(metadata["checkpoint"]), tensors=tensors)
@@ -87,5 +87,5 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         total = zlib.crc32(name.encode(), total)
         if tensors[name].numel():
-            total = zlib.crc32(memoryview(tensors[name].flatten().numpy()).cast("B"), total)
+            total = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), total)
     return f"{total:08x}"

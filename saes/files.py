@@ -66,8 +66,8 @@ def load(folder: Path, device: str = "cpu") -> SparseDictionary:
         raise InputError(f"{folder} uses the activation {activation['kind']!r}; this version knows {', '.join(ACTIVATIONS)}")
     kind = ACTIVATIONS[activation["kind"]]
     choose = kind(**{name: value for name, value in activation.items() if name != "kind"})
-    sizes = (description[name] for name in ("d_in", "d_out", "d_dict"))
-    dictionary = SparseDictionary(*sizes, choose, centred=description["centred"], skip=description["skip"])
+    d_in, d_out, d_dict = (description[name] for name in ("d_in", "d_out", "d_dict"))
+    dictionary = SparseDictionary(d_in, d_out, d_dict, choose, centred=description["centred"], skip=description["skip"])
     try:
         dictionary.load_state_dict(_read_tensors(folder / WEIGHTS))
     except RuntimeError as error:

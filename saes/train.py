@@ -53,8 +53,7 @@ def fit(
         try:
             x, y = next(source)
         except StopIteration:
-            raise InputError(f"the batches ended after {training.step} of {cfg.steps} steps; give more tokens or ask for fewer steps") from
-            None
+            raise InputError(f"the batches ended after {training.step} of {cfg.steps} steps; give more, or ask for fewer steps") from None
         training.advance(x, y)
         if training.step % cfg.log_every == 0 or training.step == cfg.steps:
             yield training.row()
@@ -112,8 +111,9 @@ class _Training:
         metrics["dead_share"] = float((self.silent >= self.cfg.dead_tokens()).double().mean())
         metrics["lr"] = self.lr
         if not math.isfinite(metrics["loss"]):
-            raise InputError(f"the loss was {metrics['loss']} by step {self.step}; look for NaN in the activations, or lower lr
-            ({self.lr:.2g})")
+            raise InputError(
+                f"the loss is {metrics['loss']} by step {self.step}; look for NaN in the activations, or lower lr={self.lr:.2g}"
+            )
         self._clear()
         return Row(self.step, self.tokens, metrics, self)
 
@@ -143,15 +143,13 @@ def _check(module: nn.Module) -> None:
         raise TypeError(f"{type(module).__name__} has no d_dict, the number of latents that fit keeps dead counters for")
     low = [name for name, p in module.named_parameters() if p.dtype not in (torch.float32, torch.float64)]
     if low:
-        raise InputError(f"{low[0]} is stored in half precision, where small updates vanish; keep weights in float32, use
-        precision='bfloat16'")
+        raise InputError(f"{low[0]} is in half precision, where small updates vanish; keep weights in float32 and use precision=bfloat16")
 
 
 def _check_same(saved: Checkpoint, config: dict[str, Any], shapes: dict[str, torch.Size]) -> None:
     for name, value in config.items():
         if saved.config.get(name) != value:
-            raise InputError(f"the checkpoint was trained with {name}={saved.config.get(name)}, not {value}; resume with the same or start
-            anew")
+            raise InputError(f"the checkpoint has {name}={saved.config.get(name)}, not {value}; resume with the same or start anew")
     found = {name: value.shape for name, value in _under(saved, "module/").items()}
     if found != shapes:
         raise InputError(

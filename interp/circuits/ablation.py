@@ -29,15 +29,15 @@ Ablation = Literal["resample", "mean"]
 Activations = Mapping[Site, Float[Tensor, "pair pos *dims"]]
 # Rows of one batch: enough to fill the matrix products, small enough for 100 MB of activations at 16 tokens and d_model 576.
 ROWS = 160
+# Reference prompts recorded at once: every stream of every layer is held, so fewer.
+MEAN_ROWS = 32
 
 
 class _Stop(Exception):
     """The last residual stream is known; unembedding all positions would be waste."""
 
 
-def logits_at_end(
-    model: Model, run: Callable[[], object], end: Int[Tensor, " pair"]
-) -> Float[Tensor, "run pair vocab"]:
+def logits_at_end(model: Model, run: Callable[[], object], end: Int[Tensor, " pair"]) -> Float[Tensor, "run pair vocab"]:
     """Logits at `end` of a forward of [run * pair] rows."""
     found: list[Tensor] = []
 
@@ -74,10 +74,17 @@ def mean(model: Model, graph: Graph, pairs: Pairs, reference: Pairs) -> Activati
     """
     same = (pairs.group[:, None] == reference.group).float()
     if not bool(same.any(1).all()):
-        raise InputError(f"{len(reference)} reference prompts leave a group of prompts without a mean; use --reference {4 * len(reference)}")
+        raise InputError(
+            f"{len(reference)} reference prompts leave a group of prompts without a mean; give --reference {4 * len(reference)}"
+        )
     weights = same / same.sum(1, keepdim=True)
-    recorded = record(model, reference.corrupt, graph.streams())
-    return {site: torch.einsum("pr,r...->p...", weights, a.float()).to(a.dtype) for site, a in recorded.items()}
+    total: dict[Site, Tensor] = {}
+    for part in torch.arange(len(reference)).split(MEAN_ROWS):
+        rows = slice(int(part[0]), int(part[-1]) + 1)
+        for site, corrupt in record(model, reference.corrupt[rows], graph.streams()).items():
+            share = torch.einsum("pr,r...->p...", weights[:, rows], corrupt.float())
+            total[site] = total[site] + share if site in total else share
+    return {site: activation.to(model.dtype) for site, activation in total.items()}
 
 
 def ablated_metric(
@@ -94,7 +101,9 @@ def ablated_metric(
     `progress` advances by the passes that `passes` counts.
     """
     starts = first_layers(graph, kept)
-    clean = record(model, pairs.clean, [Site(layer, "resid_pre") for layer in sorted({min(s, graph.n_layers - 1) for s in starts.tolist()})])
+    clean = record(
+        model, pairs.clean, [Site(layer, "resid_pre") for layer in sorted({min(s, graph.n_layers - 1) for s in starts.tolist()})]
+    )
     result = torch.empty(len(kept), len(pairs))
     with torch.no_grad():
         for layer, batch in _batches(starts, max(1, ROWS // len(pairs))):

@@ -63,10 +63,9 @@ class Occurrences:
         places = kept[order]
         return Occurrences(tokens, places, np.searchsorted(tokens[places], np.arange(int(tokens.max(initial=-1)) + 2)), seed)
 
-    def __call__(self, token: int, latent: int) -> Int[np.ndarray, " n"]:
-        """The places of a token, beginning somewhere else for each latent so that latents do not share their examples."""
-        places = self.places[self.offsets[token] : self.offsets[token + 1]]
-        return np.roll(places, -int(hashing.stream(self.seed, latent) % np.uint64(len(places))))
+    def __call__(self, token: int) -> Int[np.ndarray, " n"]:
+        """The places of a token."""
+        return self.places[self.offsets[token] : self.offsets[token + 1]]
 
 
 def choose(latent: Latent, quota: Quota, occurrences: Occurrences) -> Choice:
@@ -104,15 +103,21 @@ def sample(latent: Latent, n: int, seed: int) -> Int[np.ndarray, " n"]:
 
 def silent(latent: Latent, like: Int[np.ndarray, " top"], n: int, occurrences: Occurrences) -> Int[np.ndarray, " n"]:
     """Positions with the token of an example in `like` on which the latent is silent, from up to n tokens in turn."""
+    start = hashing.stream(occurrences.seed, SILENT, latent.index)
     found: list[np.ndarray] = []
     for token in dict.fromkeys(occurrences.tokens[like].tolist()):
-        if len(found) < n and len(places := _silent_places(latent, occurrences(token, latent.index), n)):
+        if len(found) < n and len(places := _silent_places(latent, occurrences(token), n, start)):
             found.append(places)
     turns = [places[turn] for turn in range(n) for places in found if turn < len(places)]
     return np.array(turns[:n], np.int64)
 
 
-def _silent_places(latent: Latent, places: Int[np.ndarray, " n"], n: int) -> Int[np.ndarray, " m"]:
-    glance = places[:_GLANCE]
-    free = glance[latent.at(glance) == 0]
-    return free[:n] if len(free) >= n else places[latent.at(places) == 0][:n]
+def _silent_places(latent: Latent, places: Int[np.ndarray, " places"], n: int, start: int) -> Int[np.ndarray, " m"]:
+    """The first n silent places from a start of the latent's own, so that latents do not share their examples."""
+    for size in dict.fromkeys((min(_GLANCE, len(places)), len(places))):
+        begin = start % len(places)
+        looked = np.concatenate((places[begin : begin + size], places[: max(0, begin + size - len(places))]))
+        free = looked[latent.at(looked) == 0]
+        if len(free) >= n:
+            break
+    return free[:n]

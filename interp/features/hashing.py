@@ -1,5 +1,8 @@
 """Hashes that choose and recognise examples: the same token gets the same key in every run, order and batch."""
 
+import hashlib
+import struct
+
 import numpy as np
 from jaxtyping import Int, UInt64
 
@@ -15,17 +18,14 @@ def splitmix64(x: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
         return x ^ (x >> np.uint64(31))
 
 
-def stream(*numbers: int) -> UInt64[np.ndarray, ""]:
+def stream(*numbers: int) -> int:
     """One 64-bit number of several, for example of seed, purpose and latent."""
-    mixed = np.array(0, np.uint64)
-    for number in numbers:
-        mixed = np.asarray(splitmix64(mixed ^ np.uint64(number & 0xFFFFFFFFFFFFFFFF)))
-    return mixed
+    return int.from_bytes(hashlib.blake2b(struct.pack(f"<{len(numbers)}q", *numbers), digest_size=8).digest(), "little")
 
 
 def keys(positions: Int[np.ndarray, " n"], *numbers: int) -> UInt64[np.ndarray, " n"]:
     """A random key of each position, all different; who wants a sample takes the smallest."""
-    return splitmix64(positions.astype(np.uint64) ^ stream(*numbers))
+    return splitmix64(positions.astype(np.uint64) ^ np.uint64(stream(*numbers)))
 
 
 def fold(tokens: Int[np.ndarray, "n window"]) -> UInt64[np.ndarray, " n"]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from interp.features import hashing
 from interp.features.codes import Latent
@@ -27,34 +27,35 @@ def starts(pos: Int[np.ndarray, " n"], context: int) -> Int[np.ndarray, " n"]:
 
 def read(latent: Latent, positions: Int[np.ndarray, " n"], context: int) -> Float[np.ndarray, "n window"]:
     """Activations of the latent in the windows around flat positions; 0 beyond the end of a short sequence."""
-    inside, at = _at(positions, context)
-    return np.where(inside, latent.at(at), np.float32(0))
+    seq, pos = np.divmod(positions, context)
+    within = starts(pos, context)[:, None] + np.arange(WINDOW)
+    return np.where(within < context, latent.at(seq[:, None] * context + within), np.float32(0))
 
 
-def rows(latent: Latent, choice: Choice, tokens: Int[np.ndarray, " positions"], context: int) -> dict[str, np.ndarray]:
-    """Columns of `SCHEMA` for the examples of one latent, given the token at each flat position."""
+def rows(latent: Latent, choice: Choice, context: int) -> dict[str, np.ndarray]:
+    """Columns of `SCHEMA` for the examples of one latent, all but `fold`."""
     seq, pos = np.divmod(choice.positions, context)
-    inside, at = _at(choice.positions, context)
-    shown = np.where(inside, tokens[np.where(inside, at, 0)], -1)
     return {
         "latent": np.full(len(pos), latent.index, np.int32), "bucket": choice.bucket, "rank": choice.rank, "seq": seq.astype(np.int32),
-        "pos": pos.astype(np.uint16), "act": _half(latent.at(choice.positions)), "start": starts(pos, context).astype(np.uint16),
-        "acts": _half(read(latent, choice.positions, context)), "fold": hashing.fold(shown),
+        "pos": pos.astype(np.uint16), "act": latent.at(choice.positions), "start": starts(pos, context).astype(np.uint16),
+        "acts": read(latent, choice.positions, context),
     }  # fmt: skip
 
 
-def table(parts: list[dict[str, np.ndarray]], metadata: Mapping[str, str]) -> pa.Table:
-    """One row group from the rows of its latents."""
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in SCHEMA.names}
-    columns["acts"] = pa.FixedSizeListArray.from_arrays(pa.array(columns["acts"].ravel()), WINDOW)
+def table(parts: list[dict[str, np.ndarray]], tokens: Int[np.ndarray, "seq context"], metadata: Mapping[str, str]) -> pa.Table:
+    """One row group from the rows of its latents, given the token matrix."""
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    columns["fold"] = hashing.fold(_shown(columns["seq"], columns["start"], tokens))
+    columns["act"] = _half(columns["act"])
+    columns["acts"] = pa.FixedSizeListArray.from_arrays(pa.array(_half(columns["acts"]).ravel()), WINDOW)
     return pa.table(columns, schema=SCHEMA.with_metadata(dict(metadata)))
 
 
-def _at(positions: Int[np.ndarray, " n"], context: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which places of the windows lie inside their sequence, and their flat positions."""
-    seq, pos = np.divmod(positions, context)
-    within = starts(pos, context)[:, None] + np.arange(WINDOW)
-    return within < context, seq[:, None] * context + within
+def _shown(seq: Int[np.ndarray, " n"], start: Shaped[np.ndarray, " n"], tokens: Int[np.ndarray, "seq context"]) -> Int[np.ndarray, "n window"]:
+    """The tokens of windows, -1 beyond the end of a short sequence."""
+    within = start[:, None].astype(np.int64) + np.arange(WINDOW)
+    context = tokens.shape[1]
+    return np.where(within < context, tokens[seq[:, None], np.minimum(within, context - 1)], -1)
 
 
 def _half(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:

@@ -96,9 +96,7 @@ def estimates(scores: Float[Tensor, "n_seq layer head metric"], half: int, lengt
     low, high = (mean - margin).clip(0, 1), (mean + margin).clip(0, 1)
     null = pattern_scores(uniform(length), half)[0, 0].double().numpy()
     shape = mean.shape[:2]
-    return {
-        name: Estimate(mean[..., i], low[..., i], high[..., i], n, np.full(shape, null[i])) for i, name in enumerate(PATTERN_METRICS)
-    }
+    return {name: Estimate(mean[..., i], low[..., i], high[..., i], n, np.full(shape, null[i])) for i, name in enumerate(PATTERN_METRICS)}
 
 
 def score_table(metrics: Mapping[str, Estimate]) -> pa.Table:

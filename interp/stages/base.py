@@ -51,6 +51,8 @@ class Stage(Protocol):
     """Name of the subcommand and of the run folders."""
     PARENTS: ClassVar[dict[str, str]]
     """Fields that hold run names, each with the stage that it must come from."""
+    FREE: ClassVar[tuple[str, ...]] = ()
+    """Fields that no result depends on; they stay out of the run's name."""
 
     def identity(self, ctx: Context) -> dict[str, Any]:
         """What the result depends on beyond the fields: revisions of model and text."""
@@ -84,7 +86,7 @@ def execute(stage: Stage, ctx: Context, say: Callable[[str], None] = lambda text
 
 def resolved(stage: Stage, ctx: Context) -> tuple[dict[str, Any], dict[str, str]]:
     """Config and parents as they are hashed and saved; raises InputError for a parent of the wrong kind."""
-    fields = to_json(stage)
+    fields = {name: value for name, value in to_json(stage).items() if name not in getattr(stage, "FREE", ())}
     parents = {name: runs.open_run(ctx.root, fields.pop(name), kind).id for name, kind in stage.PARENTS.items()}
     return {**fields, **to_json(stage.identity(ctx))}, parents
 

@@ -63,10 +63,9 @@ class Ioi:
         return kept
 
     def pairs(self, tokenizer: PreTrainedTokenizerBase, n: int, seed: int, bos: int | None) -> Pairs:
-        """Draw n pairs over templates and orders in turn, so that any run of 16 holds each once."""
-        draw = random.Random(seed)
+        """Draw n different pairs over templates and orders in turn, so that any 16 in a row hold each once."""
         names = self.names(tokenizer)
-        prompts = [_prompt(draw, index, self.corruption, list(names)) for index in range(n)]
+        prompts = _distinct(random.Random(seed), n, self.corruption, list(names))
         clean = [_encode(tokenizer, p.text(*p.clean), bos) for p in prompts]
         corrupt = [_encode(tokenizer, p.text(*p.corrupt), bos) for p in prompts]
         spans = [_spans(ids, names[p.clean[0]], names[p.clean[1]]) for ids, p in zip(clean, prompts, strict=True)]
@@ -99,6 +98,15 @@ class _Prompt:
     def text(self, io: str, s1: str, s2: str) -> str:
         a, b = (s1, io) if self.subject_first else (io, s1)
         return self.template.format(A=a, B=b, S=s2, PLACE=self.place, OBJECT=self.object)
+
+
+def _distinct(draw: random.Random, n: int, corruption: Corruption, names: Sequence[str]) -> list[_Prompt]:
+    """n prompts of different clean text: with ten names there are 144,000."""
+    found: dict[str, _Prompt] = {}
+    while len(found) < n:
+        prompt = _prompt(draw, len(found), corruption, names)
+        found.setdefault(prompt.text(*prompt.clean), prompt)
+    return list(found.values())
 
 
 def _prompt(draw: random.Random, index: int, corruption: Corruption, names: Sequence[str]) -> _Prompt:

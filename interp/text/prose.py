@@ -8,6 +8,7 @@ or too many signs is dropped, so is one that is no sentence.
 
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 
 RULES = 1
@@ -24,6 +25,7 @@ _SKIPPED_SECTION = re.compile(
     r"copyright|license|changelog|contents|index|signature|see|tags|bib)",
     re.IGNORECASE,
 )
+_NOTE = re.compile(r"(\.\. (note|warning|important|tip|caution|hint|attention|admonition)::|\*{0,2}(Notes?|Warnings?|Important|Tip):?\*{0,2}:)\s*$", re.IGNORECASE)
 _UNDERLINE = re.compile(r"([=\-~^\"'`*+#_.:])\1{2,}\s*$")
 _LIST_ITEM = re.compile(r"([-*+•·–]|\(?\d+[.)\]]|\(?[a-zA-Z][.)]|\[\w+\]|#+|>|>>>|\.\.\.|\.\.|:\w|@|\||\$|!|%|/|<)(\s|\w|$|[<|+\-=:_.>])")
 
@@ -61,13 +63,29 @@ def prose(docstring: str) -> str:
 def paragraphs(docstring: str) -> Iterator[str]:
     """Each paragraph of prose on one line, markup removed."""
     skipping = False
-    for block in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
+    for block in re.split(r"\n\s*\n", _with_open_notes(inspect.cleandoc(docstring))):
         lines = block.rstrip().splitlines()
         if (heading := _heading(lines)) is not None:
             skipping = _SKIPPED_SECTION.fullmatch(heading.strip(" :*#`_")) is not None
             lines = [] if len(lines) == 1 else lines[2:]
         if lines and not skipping and _flush_left(lines) and (text := _clean(lines)):
             yield text
+
+
+def _with_open_notes(text: str) -> str:
+    """The indented bodies of notes and warnings, moved to the margin as paragraphs of their own."""
+    lines: list[str] = []
+    note: list[str] | None = None
+    for line in text.splitlines():
+        if note is not None and (not line.strip() or line[0].isspace()):
+            note.append(line)
+            continue
+        if note is not None:
+            lines += ["", *textwrap.dedent("\n".join(note)).splitlines(), ""]
+        note = [] if _NOTE.match(line) else None
+        if note is None:
+            lines.append(line)
+    return "\n".join([*lines, "", *textwrap.dedent("\n".join(note or [])).splitlines()])
 
 
 def _heading(lines: list[str]) -> str | None:

@@ -41,10 +41,10 @@ class _Encode(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         values, indices, x, W_enc, centre = ctx.saved_tensors
         # A winner that was clipped to 0 passes nothing on.
-        grad = torch.where(values > 0, grad, 0)
+        grad = torch.where(values > 0, grads[0], 0)
         _, _, want_x, want_weight, want_bias, want_centre = ctx.needs_input_grad
         d_dict = W_enc.shape[1]
         sums = products.latent_sums(grad, indices, d_dict) if want_bias or want_centre else None
@@ -64,9 +64,9 @@ class _Decode(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         values, indices, rows = ctx.saved_tensors
-        grad = grad.contiguous()
+        grad = grads[0].contiguous()
         want_values, _, want_rows = ctx.needs_input_grad
         d_values = products.code_gradient(grad, indices, rows) if want_values else None
         return d_values, None, products.weight_gradient(values, indices, grad, len(rows)) if want_rows else None

@@ -37,9 +37,7 @@ class Attribution:
         return Scores(graph.nodes, scores)
 
 
-def clean_and_gradient(
-    model: Model, task: Task, pairs: Pairs, sites: tuple[Site, ...]
-) -> tuple[dict[Site, Tensor], dict[Site, Tensor]]:
+def clean_and_gradient(model: Model, task: Task, pairs: Pairs, sites: tuple[Site, ...]) -> tuple[dict[Site, Tensor], dict[Site, Tensor]]:
     """Clean activations, and the gradient of each example's metric at them."""
     activations: dict[Site, Tensor] = {}
     probes: dict[Site, Tensor] = {}

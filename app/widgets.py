@@ -1,0 +1,172 @@
+"""Parts shared by the pages: header, run picker, provenance, panel, empty states."""
+
+import contextlib
+import datetime
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+
+from app import readers, session
+from app.address import anchor
+from interp import runs
+from interp.runs import MANIFEST, Run
+from interp.viz.colours import stylesheet
+from interp.viz.html import Html, element, facts, join, safe, table
+from interp.viz.strip import Token, strip
+from saes.errors import InputError
+
+STYLE = Path(__file__).with_name("style.css")
+EXPLORERS = {"train": "runs", "describe": "explorer", "heads": "heads", "circuit": "circuit", "evaluate": "runs", "cache": ""}
+MAKERS = {
+    "cache": "interp cache --help", "train": "interp demo", "describe": "interp describe train-…", "evaluate": "interp eval train-…",
+    "heads": "interp heads --model smollm2", "circuit": "interp circuit ioi --model smollm2",
+}  # fmt: skip
+
+
+def draw_style() -> None:
+    """The one stylesheet and the colours of the theme."""
+    st.html(f"<style>{STYLE.read_text()}\n{stylesheet(session.theme())}</style>")
+
+
+@contextlib.contextmanager
+def page(name: str, title: str, sentence: str) -> Iterator[None]:
+    """The frame of a page: its title, its marker for tests, and bad input said in one sentence instead of a traceback."""
+    st.html(element("header", element("h1", title), element("p", sentence), class_="page", data_page=name))
+    try:
+        session.query()
+        session.restore(name)
+        yield
+    except InputError as error:
+        problem(error)
+        alternatives()
+
+
+def problem(error: InputError) -> None:
+    st.html(element("div", element("b", "This cannot be shown. "), error, class_="problem", role="alert"))
+
+
+def alternatives() -> None:
+    """Where to go from a page that cannot be shown."""
+    found = [run for run in session.all_runs() if EXPLORERS[run.stage]] if session.root().is_dir() else []
+    links = [anchor(EXPLORERS[run.stage], run.id, **{"sel" if run.stage == "train" else "run": run.id}) for run in found if run.stage != "evaluate"]
+    st.html(element("p", "Runs that can be opened: ", join(links[:12], " · ") if links else "none yet", class_="quiet"))
+
+
+def missing(sentence: str, command: str) -> None:
+    """An empty state: what is not there, and the command that makes it, to copy."""
+    st.html(element("div", sentence, class_="missing"))
+    st.code(command, language="bash")
+
+
+@contextlib.contextmanager
+def panel(title: str, definition: str = "", source: Run | None = None, file: str = "") -> Iterator[None]:
+    """A framed part of a page with its definition and its source; a problem inside stays inside."""
+    with st.container(border=True):
+        origin = f"{source.id}{'/' if file else ''}{file}" if source else ""
+        st.html(element("div", element("h3", title), element("p", definition), class_="panel"))
+        try:
+            yield
+        except InputError as error:
+            problem(error)
+        if source:
+            st.html(element("p", "from ", element("code", origin), class_="source"))
+
+
+def no_runs(stage: str) -> bool:
+    """Draw the empty state when there is no run of a stage; true when it did."""
+    if session.all_runs(stage):
+        return False
+    where = session.root()
+    missing(f"There is no {stage} run under {where}. This command makes one; `interp demo` makes a whole family on a real model.", MAKERS[stage])
+    return True
+
+
+def pick_run(stage: str) -> Run:
+    """The run that the address names, checked first; without one the newest. A picker changes it."""
+    names = [run.id for run in session.all_runs(stage)]
+    asked = session.query().get("run")
+    run = session.open_run(asked if asked is not None else names[0], stage)
+    session.default("run", run.id)
+    chosen = st.selectbox("run", names, index=None, key="run", bind="query-params", label_visibility="collapsed")
+    return session.open_run(chosen or run.id, stage)
+
+
+def lineage(run: Run) -> list[tuple[Run | None, str, bool]]:
+    """The run and its ancestors as (run, name, stale): stale when a parent's manifest is not the one that was read."""
+    rows: list[tuple[Run | None, str, bool]] = [(run, run.id, False)]
+    config = run.config
+    for name, parent in config.get("parents", {}).items():
+        found = runs.find_run(run.path.parent, parent)
+        seen = config.get("provenance", {}).get("parents", {}).get(name)
+        if found is None:
+            rows.append((None, parent, True))
+            continue
+        above = lineage(found)
+        rows += [(found, parent, seen is not None and runs.sha256(found.path / MANIFEST) != seen), *above[1:]]
+    return rows
+
+
+def provenance(run: Run) -> None:
+    """Everything that the page was computed from, behind one button; the button says when a parent has changed."""
+    rows = lineage(run)
+    stale = any(is_stale for _, _, is_stale in rows)
+    with st.popover("⚠ parent changed" if stale else "Provenance", width="stretch"):
+        body = [(name, _age(found), _command(found), "changed or gone" if is_stale else "matches") for found, name, is_stale in rows]
+        st.html(table(("run", "made", "command", "parent hash"), body))
+        st.html(element("h4", "Configuration"))
+        flat = flatten(readers.config(run))
+        st.html(table(("field", "value"), [(element("code", k), v) for k, v in flat.items()]))
+        versions = run.config.get("provenance", {}).get("versions", {})
+        st.html(element("p", " · ".join(f"{k} {v}" for k, v in versions.items()), class_="quiet"))
+        st.code(f"from pathlib import Path\nfrom interp.runs import open_run\nrun = open_run(Path({str(session.root())!r}), {run.id!r})", language="python")
+
+
+def _age(run: Run | None) -> str:
+    return age(run) if run else "–"
+
+
+def _command(run: Run | None) -> Html:
+    return element("code", run.command) if run else safe("–")
+
+
+def age(run: Run) -> str:
+    """How long ago the run was sealed."""
+    made = datetime.datetime.fromtimestamp((run.path / MANIFEST).stat().st_mtime, datetime.UTC)
+    seconds = (datetime.datetime.now(datetime.UTC) - made).total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return "just now"
+
+
+def flatten(value: object, name: str = "") -> dict[str, str]:
+    """Nested JSON as dotted names and texts."""
+    if isinstance(value, dict):
+        inner = [flatten(item, f"{name}.{key}" if name else str(key)) for key, item in value.items()]
+        return {key: text for part in inner for key, text in part.items()}
+    return {name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
+
+
+def architecture(run: Run) -> str:
+    """A dictionary in words: TopK k=32 · 768 latents."""
+    config = readers.config(run)
+    given = config.get("architecture", {})
+    options = " ".join(f"{k}={v}" for k, v in given.items() if k != "kind" and isinstance(v, (int, float, str)))
+    return f"{given.get('kind', '?')} {options} · {config.get('width', '?')} latents"
+
+
+def subject(describe: Run) -> Html:
+    """What a describe run is about: model, site, architecture, tokens."""
+    train = describe.parent("dictionary")
+    cache = readers.config(session.tokens_run(describe))
+    rows = [("model", cache.get("model")), ("site", readers.config(train).get("site")), ("dictionary", architecture(train)), ("text", cache.get("text"))]
+    return facts([(k, v if v is not None else "–") for k, v in rows])
+
+
+def window(texts: Sequence[str], acts: np.ndarray, scale: float, seq: int, start: int, here: int | None = None) -> Html:
+    """A token strip of a window of the corpus, the token at position `here` outlined."""
+    tokens = [Token(t, float(a), f"{seq}:{start + i}", start + i == here) for i, (t, a) in enumerate(zip(texts, acts, strict=True))]
+    return strip(tokens, scale)
