@@ -87,5 +87,5 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         total = zlib.crc32(name.encode(), total)
         if tensors[name].numel():
-            total = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), total)
+            total = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, total)
     return f"{total:08x}"

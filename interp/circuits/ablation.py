@@ -74,9 +74,7 @@ def mean(model: Model, graph: Graph, pairs: Pairs, reference: Pairs) -> Activati
     """
     same = (pairs.group[:, None] == reference.group).float()
     if not bool(same.any(1).all()):
-        raise InputError(
-            f"{len(reference)} reference prompts leave a group of prompts without a mean; give --reference {4 * len(reference)}"
-        )
+        raise InputError(f"{len(reference)} reference prompts leave a group of pairs without a mean; use --reference {4 * len(reference)}")
     weights = same / same.sum(1, keepdim=True)
     total: dict[Site, Tensor] = {}
     for part in torch.arange(len(reference)).split(MEAN_ROWS):
@@ -100,16 +98,14 @@ def ablated_metric(
 
     `progress` advances by the passes that `passes` counts.
     """
-    starts = first_layers(graph, kept)
-    clean = record(
-        model, pairs.clean, [Site(layer, "resid_pre") for layer in sorted({min(s, graph.n_layers - 1) for s in starts.tolist()})]
-    )
+    # A circuit that keeps every node has no first ablated layer: it starts at the last.
+    starts = first_layers(graph, kept).clamp(max=graph.n_layers - 1)
+    clean = record(model, pairs.clean, [Site(layer, "resid_pre") for layer in starts.unique().tolist()])
     result = torch.empty(len(kept), len(pairs))
     with torch.no_grad():
-        for layer, batch in _batches(starts, max(1, ROWS // len(pairs))):
-            start = min(layer, graph.n_layers - 1)
+        for start, batch in _batches(starts, max(1, ROWS // len(pairs))):
             resid = clean[Site(start, "resid_pre")].repeat(len(batch), 1, 1)
-            with patched(model, _edits(graph, kept[batch].to(resid.device), replacement, layer)):
+            with patched(model, _edits(graph, kept[batch].to(resid.device), replacement, start)):
                 logits = logits_at_end(model, lambda start=start, resid=resid: model.forward_from(start, resid), pairs.end)
             result[batch] = task.metric(logits, pairs).cpu()
             if progress is not None:

@@ -2,9 +2,9 @@
 
     f(C) = (m(C) - m(empty)) / (m(full) - m(empty))
 
-m is the mean metric over examples, m(full) the whole model, m(empty) every node of the graph ablated (Mueller et al. 2025, MIB, signed ratio
-of means). Intervals resample examples and recompute numerator and denominator together. f can exceed 1: a circuit may leave out heads
-that work against the metric. A score that ranks the nodes belongs to other examples than the curve.
+m is the mean metric over examples, m(full) the whole model, m(empty) every node of the graph ablated (the signed ratio of means of MIB,
+Mueller et al. 2025). Intervals resample examples and recompute numerator and denominator together. f can exceed 1: a circuit may leave
+out heads that work against the metric. Rank the nodes on other examples than those of the curve.
 """
 
 from collections.abc import Sequence
@@ -40,6 +40,7 @@ class Point:
     """One circuit of a curve; the fields are the columns of curve.parquet."""
 
     series: str
+    seed: int
     nodes: str
     """heads: only heads may be ablated and every MLP runs. all: heads and MLPs."""
     ablation: Ablation
@@ -49,7 +50,6 @@ class Point:
     low: float
     high: float
     logit_diff: float
-    seed: int
 
 
 def sizes(n_nodes: int) -> tuple[int, ...]:
@@ -70,13 +70,12 @@ def curves(
         metric = ablated_metric(model, task, pairs, graph, kept, replacement, progress)
     require_effect(metric[1], metric[0])
     f = faithfulness(metric.mean(1), metric[1].mean(), metric[0].mean())
-    low, high = ratio_intervals(metric, full=metric[1], empty=metric[0])
-    rows = _rows_of(len(series), len(between))
+    figures = torch.stack((f, *ratio_intervals(metric, full=metric[1], empty=metric[0]), metric.mean(1)), 1).tolist()
     return [
-        Point(one.name, nodes, ablation, n, n / len(graph.nodes), f[row].item(), low[row].item(), high[row].item(), metric[row].mean().item(), one.seed)
-        for one, own in zip(series, rows, strict=True)
+        Point(one.name, one.seed, nodes, ablation, n, n / len(graph.nodes), *figures[row])
+        for one, own in zip(series, _rows_of(len(series), len(between)), strict=True)
         for n, row in zip(sizes(len(graph.nodes)), own, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _rows_of(n_series: int, n_between: int) -> list[list[int]]:

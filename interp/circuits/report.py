@@ -1,6 +1,5 @@
 """What a circuit run reports: its tables as rows, and its figures."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +23,10 @@ SCHEMAS = {
         + [("seed", pa.int32())]
     ),
     "prompts.parquet": pa.schema(
-        [("pair", pa.int32()), ("clean", pa.list_(pa.int32())), ("corrupt", pa.list_(pa.int32()))]
-        + [("answer", pa.int32()), ("wrong", pa.int32()), ("split", pa.utf8())]
+        [
+            *(("pair", pa.int32()), ("clean", pa.list_(pa.int32())), ("corrupt", pa.list_(pa.int32()))),
+            *(("answer", pa.int32()), ("wrong", pa.int32()), ("split", pa.utf8())),
+        ]
     ),
 }
 # The size at which published IOI circuits are held against each other: Wang et al. 2022 name 26 heads.
@@ -50,9 +51,9 @@ def agreement(scores: dict[str, Scores]) -> dict[str, Any]:
     guess, exact = (scores[name].mean().numpy() for name in ("attribution", "exact"))
     ranked = [str(node) for node in scores["exact"].ranking() if node.site.head is not None]
     return {
-        "pearson_heads": _number(np.corrcoef(guess[heads], exact[heads])[0, 1]),
-        "pearson_mlps": _number(np.corrcoef(guess[~heads], exact[~heads])[0, 1]),
-        "spearman_heads": _number(spearmanr(guess[heads], exact[heads]).statistic),
+        "pearson_heads": pearson(guess[heads], exact[heads]),
+        "pearson_mlps": pearson(guess[~heads], exact[~heads]),
+        "spearman_heads": pearson(rankdata(guess[heads]), rankdata(exact[heads])),
         "top_heads": ranked[:10],
     }
 
@@ -72,7 +73,8 @@ def headline(points: list[Point]) -> dict[str, Any]:
     }
 
 
-def _node_rows(scores: dict[str, Scores]) -> list[dict[str, Any]]:
+def node_rows(scores: dict[str, Scores]) -> list[dict[str, Any]]:
+    """Rows of nodes.parquet: each method's mean with its 95 % interval."""
     columns: dict[str, list[float]] = {}
     for name, one in scores.items():
         low, high = mean_intervals(one.per_example)
@@ -84,8 +86,8 @@ def _node_rows(scores: dict[str, Scores]) -> list[dict[str, Any]]:
     ]
 
 
-def _prompt_rows(splits: Splits) -> list[dict[str, Any]]:
-    """Prompts without their padding."""
+def prompt_rows(splits: Splits) -> list[dict[str, Any]]:
+    """Rows of prompts.parquet, without padding."""
     rows = []
     for name, pairs in (("train", splits.train), ("test", splits.test), ("mean", splits.mean)):
         for i, end in enumerate(pairs.end.tolist()):
@@ -94,6 +96,8 @@ def _prompt_rows(splits: Splits) -> list[dict[str, Any]]:
     return rows
 
 
-def _number(value: float) -> float | None:
-    """JSON has no NaN: a correlation of constants is null."""
-    return float(value) if math.isfinite(value) else None
+def pearson(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Pearson correlation; None where one side is constant (JSON has no NaN)."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])

@@ -57,7 +57,9 @@ class Writer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.first = max((stop for _, stop, _ in pieces(self.folder)), default=0)
 
-    def update(self, values: Float[np.ndarray, "n k"], indices: Int[np.ndarray, "n k"], positions: Int[np.ndarray, " n"], stop: int) -> None:
+    def update(
+        self, values: Float[np.ndarray, "n k"], indices: Int[np.ndarray, "n k"], positions: Int[np.ndarray, " n"], stop: int
+    ) -> None:
         """Add the codes of tokens at flat positions from the last `stop` to this one; zeros among the values are padding."""
         token, slot = np.nonzero(values > 0)
         self._parts.append((values[token, slot].astype(np.float32), indices[token, slot], positions[token] - self.first))
@@ -75,7 +77,13 @@ class Writer:
 
 
 def write_piece(
-    folder: Path, first: int, stop: int, values: Float[np.ndarray, " n"], latents: Int[np.ndarray, " n"], positions: Int[np.ndarray, " n"], d_dict: int
+    folder: Path,
+    first: int,
+    stop: int,
+    values: Float[np.ndarray, " n"],
+    latents: Int[np.ndarray, " n"],
+    positions: Int[np.ndarray, " n"],
+    d_dict: int,
 ) -> None:
     """Sort entries by latent, then position, and write them; positions count from `first`."""
     columns = coo_array((values, (positions, latents)), shape=(stop - first, d_dict)).tocsc()
@@ -117,7 +125,11 @@ class Codes:
         """Latents start to stop with all their active tokens."""
         parts = [_slice(first, offsets[start : stop + 1], file) for first, offsets, file in self._pieces]
         return [
-            Latent(start + i, np.concatenate([p[o[i] : o[i + 1]] for o, p, _ in parts]), np.concatenate([v[o[i] : o[i + 1]] for o, _, v in parts]))
+            Latent(
+                start + i,
+                np.concatenate([p[o[i] : o[i + 1]] for o, p, _ in parts]),
+                np.concatenate([v[o[i] : o[i + 1]] for o, _, v in parts]),
+            )
             for i in range(stop - start)
         ]
 

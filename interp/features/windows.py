@@ -51,7 +51,9 @@ def table(parts: list[dict[str, np.ndarray]], tokens: Int[np.ndarray, "seq conte
     return pa.table(columns, schema=SCHEMA.with_metadata(dict(metadata)))
 
 
-def _shown(seq: Int[np.ndarray, " n"], start: Shaped[np.ndarray, " n"], tokens: Int[np.ndarray, "seq context"]) -> Int[np.ndarray, "n window"]:
+def _shown(
+    seq: Int[np.ndarray, " n"], start: Shaped[np.ndarray, " n"], tokens: Int[np.ndarray, "seq context"]
+) -> Int[np.ndarray, "n window"]:
     """The tokens of windows, -1 beyond the end of a short sequence."""
     within = start[:, None].astype(np.int64) + np.arange(WINDOW)
     context = tokens.shape[1]

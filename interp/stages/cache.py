@@ -129,9 +129,14 @@ class Cache:
             with written(draft.path / "documents.parquet") as aside:
                 pq.write_table(packed.documents, aside, compression="zstd")
             write_arrow(draft.path / "vocab.arrow", vocabulary(model.tokenizer, model.d_vocab))
-            with written(path) as aside:
-                save_file({"tokens": torch.from_numpy(packed.tokens), "doc_of": torch.from_numpy(packed.doc_of)}, aside)
+            write_tokens(draft.path, torch.from_numpy(packed.tokens), torch.from_numpy(packed.doc_of))
         return read_tensor(path, "tokens").long()
+
+
+def write_tokens(folder: Path, tokens: Tensor, doc_of: Tensor) -> None:
+    """The token matrix and the document of each token, both int32 [n_seq, context]."""
+    with written(folder / "tokens.safetensors") as aside:
+        save_file({"tokens": tokens.int(), "doc_of": doc_of.int()}, aside)
 
 
 def write_arrow(path: Path, table: pa.Table) -> None:

@@ -1,27 +1,25 @@
 """`interp circuit TASK`: which heads and MLPs carry a task, and how faithful the circuits are that keep only the best of them.
 
-Nodes are scored on one half of the pairs (attribution patching and exact patching); curves are measured on the other half; the means of mean
-ablation come from prompts of their own.
+Nodes are scored on one half of the pairs (attribution patching and exact patching) and curves are measured on the other half; the means of
+mean ablation come from prompts of their own.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import tyro
 from safetensors.torch import load_file, save_file
-from scipy.stats import spearmanr
 
 from interp.circuits.ablation import Ablation, clean_metric, corrupt_metric, mean, passes, resample
-from interp.circuits.faithfulness import Point, Series, curves, mean_intervals, sizes
+from interp.circuits.faithfulness import Point, Series, curves, sizes
 from interp.circuits.graph import Graph, Scores, graph
 from interp.circuits.methods import Attribution, Exact, Random
+from interp.circuits.report import SCHEMAS, Splits, agreement, headline, node_rows, prompt_rows
 from interp.models import DTYPES, Model, load, source
 from interp.runs import Draft, written
 from interp.stages.base import Context, Plan
@@ -94,9 +92,9 @@ class Circuit:
         splits, nodes = self.splits(model), graph(model)
         scores = self._scores(draft, model, splits.train, nodes)
         points = list(self._curves(model, splits, nodes, scores))
-        _write(draft, "nodes.parquet", _node_rows(scores))
+        _write(draft, "nodes.parquet", node_rows(scores))
         _write(draft, "curve.parquet", [asdict(point) for point in points])
-        _write(draft, "prompts.parquet", _prompt_rows(splits))
+        _write(draft, "prompts.parquet", prompt_rows(splits))
         write_arrow(draft.path / "vocab.arrow", vocabulary(model.tokenizer, model.d_vocab))
         figures = self._figures(model, splits) | agreement(scores) | headline(points)
         cost = {"passes": round(self._passes(nodes)), "seconds": round(time.monotonic() - started, 1)}
@@ -148,9 +146,13 @@ class Circuit:
         clean = torch.cat([clean_metric(model, self._task(), pairs) for pairs in both])
         corrupt = torch.cat([corrupt_metric(model, self._task(), pairs) for pairs in both])
         return {
-            "pairs": self.pairs, "corruption": self.corruption, "bos": model.bos if self.bos else None,
-            "logit_diff_clean": clean.mean().item(), "logit_diff_corrupt": corrupt.mean().item(), "accuracy": (clean > 0).float().mean().item(),
-        }  # fmt: skip
+            "pairs": self.pairs,
+            "corruption": self.corruption,
+            "bos": model.bos if self.bos else None,
+            "logit_diff_clean": clean.mean().item(),
+            "logit_diff_corrupt": corrupt.mean().item(),
+            "accuracy": (clean > 0).float().mean().item(),
+        }
 
 
 def _seconds_per_pass(model: Model, task: Task, pairs: Pairs) -> float:

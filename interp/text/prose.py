@@ -14,9 +14,6 @@ from collections.abc import Iterator
 RULES = 1
 """Version of the rules below: raise it when the text that they let through changes."""
 
-MIN_WORDS = 25
-"""Shorter documents are no prose: `Return the size.`"""
-
 _SKIPPED_SECTION = re.compile(
     r"(other |keyword |input |output |optional |extra |class |instance |public |usage )*"
     r"(parameters?|params?|returns?|yields?|receives?|raises?|warns?|see also|references?|examples?|attributes?|methods?|args|arguments|kwargs|"
@@ -47,17 +44,12 @@ _MARKUP = (
     (re.compile(r"::(?=\s|$)"), ":"),
     (re.compile(r"\\ "), ""),
 )
+_MARKED = re.compile(r"[`*\[<\\]|_\b|\b_|::")
 _MATHEMATICS = re.compile(r":math:|\$|\\[a-zA-Z(\[{]|[_^]\{")
-_LEFTOVER = re.compile(r"[`{}|<>\\=~^]|https?:|www\.|\[\[|\]\]|\*\*|%\(|%[sd]\b|::|\.\. |->|--+|__\b|:\w+:|//|#\s|\uFFFD|TODO|FIXME|XXX|»|==")
+_LEFTOVER = re.compile(r"\(\s*[,;)]|\s[,;.:]\s|[,;][,;.]|\b(see|in|of|from|by|and|also) ?[.,;]\s|[`{}|<>\\=~^]|https?:|www\.|\[\[|\]\]|\*\*|%\(|%[sd]\b|::|\.\. |->|--+|__\b|:\w+:|//|#\s|\uFFFD|TODO|FIXME|XXX|»|==")
 _LEGAL = re.compile(r"copyright|licen[sc]ed? |all rights reserved|redistribut|warrant(y|ies)|auto-?generated", re.IGNORECASE)
 _PLAIN_WORD = re.compile(r"[(\"']?[a-zA-Z][a-z]*(?:['’-][a-z]+)*[,.;:!?)\"']*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[)\"']?\s+(?=[A-Z\"'(])")
-
-
-def prose(docstring: str) -> str:
-    """The paragraphs of prose in a docstring, blank lines between; empty when there are fewer than 25 words."""
-    text = "\n\n".join(paragraphs(docstring))
-    return text if len(text.split()) >= MIN_WORDS else ""
 
 
 def paragraphs(docstring: str) -> Iterator[str]:
@@ -107,10 +99,11 @@ def _flush_left(lines: list[str]) -> bool:
 def _clean(lines: list[str]) -> str:
     """One block as plain text; empty when it is no prose."""
     text = " ".join(" ".join(lines).split())
-    if _MATHEMATICS.search(text) or _LEGAL.search(text):
+    if len(text) < 40 or _MATHEMATICS.search(text) or _LEGAL.search(text):
         return ""
-    for pattern, replacement in _MARKUP:
-        text = pattern.sub(replacement, text)
+    if _MARKED.search(text):
+        for pattern, replacement in _MARKUP:
+            text = pattern.sub(replacement, text)
     text = " ".join(_without_lead_in(text).split())
     return text if is_prose(text) else ""
 

@@ -25,10 +25,10 @@ class Grid:
     height: int
 
 
-def head_grid(values: Float[np.ndarray, "layers heads"], theme: Palette, top: float, picked: str | None = None) -> Grid:
+def head_grid(values: Float[np.ndarray, "layers heads"], theme: Palette, top: float, picked: str) -> Grid:
     """A sequential grid from 0 to `top`; cell `3.1` is head 1 of layer 3."""
     names = [[f"{layer}.{head}" for head in range(values.shape[1])] for layer in range(values.shape[0])]
-    return _grid(values, names, [str(h) for h in range(values.shape[1])], theme.sequential, (0.0, top), picked, theme)
+    return _grid(values, names, [str(h) for h in range(values.shape[1])], theme.sequential, (0.0, top), frozenset((picked,)), theme)
 
 
 def node_grid(
@@ -45,7 +45,7 @@ def node_grid(
 
 def _grid(
     values: Float[np.ndarray, "layers columns"], names: Sequence[Sequence[str]], columns: Sequence[str], colours: Sequence[str],
-    bounds: tuple[float, float], picked: str | None, theme: Palette,
+    bounds: tuple[float, float], picked: frozenset[str], theme: Palette,
 ) -> Grid:  # fmt: skip
     data, cells = [], []
     for layer, column in np.ndindex(*values.shape):
@@ -58,7 +58,7 @@ def _grid(
                 layer,
                 value,
                 sample(colours, (value - bounds[0]) / max(bounds[1] - bounds[0], 1e-12)),
-                names[layer][column] == picked,
+                names[layer][column] in picked,
                 theme,
             )
         )

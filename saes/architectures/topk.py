@@ -52,7 +52,7 @@ class TopK:
         code = dictionary.encode_sparse(batch.x)
         y_hat = dictionary.reconstruct(batch.x, code)
         active = latent_sums((code.values > 0).to(batch.x.dtype), code.indices, dictionary.d_dict)
-        reconstruction = fvu(batch.y, y_hat, dictionary.d_out)
+        reconstruction = fvu(batch.y, y_hat, float(dictionary.d_out))
         aux = self._auxiliary(dictionary, batch, batch.y - y_hat.detach(), batch.dead & (active == 0))
         metrics = {"fvu": reconstruction.detach(), "aux_loss": aux.detach(), "l0": active.sum() / len(batch.x)}
         return Losses({"fvu": reconstruction, "aux": self.aux_coefficient * aux}, active > 0, metrics)

@@ -72,7 +72,7 @@ def aux_k(
     variance = (error - error.mean(0)).square().sum(1).mean()
     total = torch.zeros((), dtype=pre.dtype)
     for b in range(len(pre)):
-        ranked = sorted(dead, key=lambda i: -float(pre[b, i] * W_dec[i].norm()))[:k_aux]
+        ranked = sorted(dead, key=lambda i: -float((pre[b, i] * W_dec[i].norm()).detach()))[:k_aux]
         guess = sum((torch.relu(pre[b, i]) * W_dec[i] for i in ranked), torch.zeros_like(error[b]))
         total = total + (error[b] - guess).square().sum() / len(pre)
     return min(len(dead) / k_aux, 1.0) * total / variance

@@ -36,7 +36,7 @@ def winners(
         bias = torch.where(among, bias, -torch.inf)
     # Divided by the rounded norm that multiplied the weight, so that its rounding cancels.
     divisor = scale.to(h.dtype).clamp_min(torch.finfo(h.dtype).tiny)
-    found = [_slab(part, weight, bias, divisor, choose) for part in h.to(kind).split(max(1, SLAB // len(norms)))]
+    found = [_slab(part, weight, bias, divisor, choose) for part in h.to(kind).chunk(1 + h.shape[0] * len(norms) // SLAB)]
     return torch.cat([values for values, _ in found]), torch.cat([indices for _, indices in found])
 
 
