@@ -19,7 +19,9 @@ def main() -> None:
     parser = argparse.ArgumentParser("app", description="Explore run folders in a browser.")
     parser.add_argument("--root", type=Path, default=Path("data/runs"), help="folder of the run folders")
     parser.add_argument("--port", type=int, default=8501)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; anything else than this machine shows the runs to others")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; anything else than this machine shows the runs to others"
+    )
     given = parser.parse_args()
     if given.host not in LOCAL:
         print(f"warning: listening on {given.host}: everyone who reaches it can read the runs under {given.root}", file=sys.stderr)

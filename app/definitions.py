@@ -2,7 +2,10 @@
 
 METRICS: dict[str, tuple[str, str]] = {
     "loss": ("Loss", "What is minimised: reconstruction plus the terms of the architecture."),
-    "fvu": ("FVU", "Fraction of variance unexplained: squared error of the reconstruction over the variance of the activations. 0 is perfect."),
+    "fvu": (
+        "FVU",
+        "Fraction of variance unexplained: squared error of the reconstruction over the variance of the activations. 0 is perfect.",
+    ),
     "l0": ("L0", "Mean number of active latents per token."),
     "dead_share": ("Dead latents", "Share of latents that did not fire within the dead window."),
     "dense_share": ("Dense latents", "Share of latents that are active on more than a tenth of the tokens."),
@@ -23,7 +26,10 @@ HIGHER_IS_BETTER = ("ce_recovered_zero", "ce_recovered_mean")
 HEAD_METRICS: dict[str, tuple[str, str]] = {
     "previous_token": ("Previous token", "Mean attention from each token to the one before it."),
     "duplicate_token": ("Duplicate token", "Mean attention from a token to its earlier copy, on repeated random tokens."),
-    "induction": ("Induction", "Mean attention to the token after the earlier copy of the current one, on repeated random tokens (Olsson et al. 2022)."),
+    "induction": (
+        "Induction",
+        "Mean attention to the token after the earlier copy of the current one, on repeated random tokens (Olsson et al. 2022).",
+    ),
     "bos": ("Attention sink", "Mean attention to the first token."),
     "entropy": ("Entropy", "Mean entropy of the attention pattern, in nats: 0 looks at one token."),
     "copying": ("Copying", "How far the OV circuit raises the logit of the attended token itself (Elhage et al. 2021)."),
@@ -32,7 +38,10 @@ HEAD_METRICS: dict[str, tuple[str, str]] = {
 BUCKETS = {0: "top", 1: "band 1", 2: "band 2", 3: "band 3", 4: "band 4", 5: "band 5", 6: "random active", 7: "silent"}
 GROUPS: dict[str, tuple[tuple[int, ...], str]] = {
     "top": ((0,), "The strongest activations."),
-    "bands": ((5, 4, 3, 2, 1), "Samples from five equal bands of (0, max], strongest band first: what the latent means when it fires weakly."),
+    "bands": (
+        (5, 4, 3, 2, 1),
+        "Samples from five equal bands of (0, max], strongest band first: what the latent means when it fires weakly.",
+    ),
     "random": ((6,), "Active tokens drawn at random, unweighted by strength: what the latent means on average."),
     "silent": ((7,), "Tokens of a kind on which the latent often fires, but where it is silent. Would you have predicted that?"),
 }

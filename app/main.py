@@ -17,7 +17,8 @@ def main() -> None:
     """Draw the chosen page under the menu."""
     st.set_page_config("interp-workbench", page_icon="🔬", layout="wide", initial_sidebar_state="collapsed")
     pages = [
-        st.Page(view.page, title=title, icon=icon, url_path=view.__name__.rsplit(".", 1)[-1], default=view is home) for view, title, icon in PAGES
+        st.Page(view.page, title=title, icon=icon, url_path=view.__name__.rsplit(".", 1)[-1], default=view is home)
+        for view, title, icon in PAGES
     ]
     chosen = st.navigation(pages, position="top")
     widgets.draw_style()

@@ -94,7 +94,18 @@ def vocabulary(run: Run) -> Vocabulary:
         return Vocabulary(table["text"], table["special"].to_numpy(zero_copy_only=False))
 
 
-LATENT_COLUMNS = ("latent", "n_active", "density", "max_act", "nearest", "nearest_cos", "top_token", "top_token_share", "logit_kurtosis", "dead")
+LATENT_COLUMNS = (
+    "latent",
+    "n_active",
+    "density",
+    "max_act",
+    "nearest",
+    "nearest_cos",
+    "top_token",
+    "top_token_share",
+    "logit_kurtosis",
+    "dead",
+)
 
 
 def latents(run: Run) -> Columns:
@@ -102,7 +113,9 @@ def latents(run: Run) -> Columns:
     table = columns(arrow(run, "latents.arrow"))
     lacking = [name for name in LATENT_COLUMNS if name not in table]
     if lacking:
-        raise InputError(f"{run.id}/latents.arrow has no column {', '.join(lacking)}: it is of another version; make it anew: {run.command}")
+        raise InputError(
+            f"{run.id}/latents.arrow has no column {', '.join(lacking)}: it is of another version; make it anew: {run.command}"
+        )
     return table
 
 

@@ -1,6 +1,6 @@
 """Which latents the Explorer lists, and in which order: a value that travels in the address, so the Feature page walks the same list."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from app import address
 from app.readers import Columns, Vocabulary
+from saes.errors import InputError
 
 LOWEST = -7.0
 SORTS = {
@@ -31,7 +32,11 @@ def _strong(table: Columns) -> np.ndarray:
     live = ~table["dead"]
     if not live.any():
         return live
-    return live & (table["density"] <= np.quantile(table["density"][live], 0.25)) & (table["max_act"] >= np.quantile(table["max_act"][live], 0.75))
+    return (
+        live
+        & (table["density"] <= np.quantile(table["density"][live], 0.25))
+        & (table["max_act"] >= np.quantile(table["max_act"][live], 0.75))
+    )
 
 
 PRESETS = {
@@ -40,9 +45,17 @@ PRESETS = {
     "dead": Preset("Dead", "Latents that never fired on these tokens: lost capacity.", lambda t: t["dead"]),
     "dense": Preset("Dense", "Active on more than a tenth of the tokens: rarely interpretable.", lambda t: t["density"] > 0.1),
     "rare": Preset("Rare, strong", "Least dense quarter, largest quarter of maximal activations: often specific.", _strong),
-    "one_token": Preset("One token", "More than 95 % of the active tokens are one token type.", lambda t: ~t["dead"] & (t["top_token_share"] > 0.95)),
-    "twins": Preset("Near duplicates", "Decoder cosine with another latent above .7: the direction was split or learnt twice.", lambda t: t["nearest_cos"] > 0.7),
-    "peaked": Preset("Peaked logits", "Logit weights with kurtosis above 10: promotes or suppresses few tokens.", lambda t: t["logit_kurtosis"] > 10),
+    "one_token": Preset(
+        "One token", "More than 95 % of the active tokens are one token type.", lambda t: ~t["dead"] & (t["top_token_share"] > 0.95)
+    ),
+    "twins": Preset(
+        "Near duplicates",
+        "Decoder cosine with another latent above .7: the direction was split or learnt twice.",
+        lambda t: t["nearest_cos"] > 0.7,
+    ),
+    "peaked": Preset(
+        "Peaked logits", "Logit weights with kurtosis above 10: promotes or suppresses few tokens.", lambda t: t["logit_kurtosis"] > 10
+    ),
 }
 
 
@@ -53,33 +66,33 @@ class Selection:
     q: str = ""
     """Text in the top token, or the number of a latent."""
     preset: str = "all"
-    low: float = LOWEST
-    """log10 of the lowest density; at the lowest value dead latents stay in."""
-    high: float = 0.0
+    dens: tuple[float, float] = (LOWEST, 0.0)
+    """log10 of the lowest and the highest density; at the lowest value dead latents stay in."""
     sort: str = "latent"
     order: str = "down"
 
     @staticmethod
-    def parse(query: Mapping[str, str]) -> "Selection":
+    def parse(query: Mapping[str, Sequence[str]]) -> "Selection":
         """Read from the parameters of an address; raises InputError for bad values."""
+        last = {name: values[-1] for name, values in query.items() if values}
         given: dict[str, Any] = {
-            "q": (query.get("q") or "")[:100], "preset": address.choice(query.get("preset"), "preset", PRESETS),
-            "low": address.real(query.get("low"), "low", LOWEST, 0.0), "high": address.real(query.get("high"), "high", LOWEST, 0.0),
-            "sort": address.choice(query.get("sort"), "sort", SORTS), "order": address.choice(query.get("order"), "order", ("up", "down")),
+            "q": (last.get("q") or "")[:100], "preset": address.choice(last.get("preset"), "preset", PRESETS), "dens": _range(query.get("dens", ())),
+            "sort": address.choice(last.get("sort"), "sort", SORTS), "order": address.choice(last.get("order"), "order", ("up", "down")),
         }  # fmt: skip
         return replace(Selection(), **{name: value for name, value in given.items() if value is not None})
 
-    def parameters(self) -> dict[str, str | float]:
+    def parameters(self) -> dict[str, Any]:
         """The parameters that differ from the defaults."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
     def masks(self, table: Columns, vocab: Vocabulary | None) -> dict[str, np.ndarray]:
         """Each filter by name, so that an empty list can say which one removed most."""
         masks = {f"preset {PRESETS[self.preset].title!r}": PRESETS[self.preset].mask(table)}
-        if (self.low, self.high) != (LOWEST, 0.0):
+        low, high = self.dens
+        if self.dens != (LOWEST, 0.0):
             with np.errstate(divide="ignore"):
                 exponent = np.log10(table["density"])
-            masks["density"] = (exponent <= self.high) & ((exponent >= self.low) | (self.low <= LOWEST))
+            masks["density"] = (exponent <= high) & ((exponent >= low) | (low <= LOWEST))
         if self.q:
             masks[f"text {self.q!r}"] = _matches(self.q, table, vocab)
         return masks
@@ -92,6 +105,16 @@ class Selection:
             return ids if self.order == "down" else ids[::-1]
         key = table[self.sort][keep].astype(float)
         return ids[np.argsort(key if self.order == "up" else -key, kind="stable")]
+
+
+def _range(texts: Sequence[str]) -> tuple[float, float] | None:
+    """`dens=-4&dens=-1` as two numbers in order; raises InputError for one or three of them."""
+    if not texts:
+        return None
+    ends = [value for text in texts if (value := address.real(text, "dens", LOWEST, 0.0)) is not None]
+    if len(ends) != 2:
+        raise InputError(f"dens was given {len(ends)} times; write its lowest and its highest log10, for example dens=-4&dens=-1")
+    return min(ends), max(ends)
 
 
 def _matches(text: str, table: Columns, vocab: Vocabulary | None) -> np.ndarray:

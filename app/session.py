@@ -4,6 +4,7 @@ Caches are shared by all visitors and keyed by the folder and its manifest, so a
 """
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 
 from app import address, readers
 from interp import runs
@@ -50,7 +52,9 @@ def children(parent: str, stage: str, name: str = "dictionary") -> list[Run]:
 
 def running() -> list[Path]:
     """Trainings in progress: the one kind of unfinished folder that the app looks into."""
-    return sorted(p for p in root().glob("train-*.part") if re.fullmatch(r"train-[0-9a-f]{8}\.part", p.name) and (p / "progress.jsonl").is_file())
+    return sorted(
+        p for p in root().glob("train-*.part") if re.fullmatch(r"train-[0-9a-f]{8}\.part", p.name) and (p / "progress.jsonl").is_file()
+    )
 
 
 def _parents(run: Run) -> dict[str, str]:
@@ -96,7 +100,7 @@ def example_rows(run: Run, latent: int) -> readers.Columns:
 
 def query() -> dict[str, str]:
     """The parameters of the address, the last of each name; raises InputError when there is too much of it."""
-    address.check_length({name: st.query_params.get_all(name) for name in st.query_params})
+    address.check_length(parameters())
     return st.query_params.to_dict()
 
 
@@ -106,13 +110,32 @@ def restore(page: str) -> None:
     if not st.query_params and last.get(page):
         st.query_params.from_dict(last[page])
         st.rerun()
-    last[page] = {name: st.query_params.get_all(name) for name in st.query_params}
+    remember(page)
+
+
+def remember(page: str) -> None:
+    """Keep the parameters of a page for `restore`."""
+    st.session_state.setdefault("_last", {})[page] = parameters()
+
+
+def parameters() -> dict[str, list[str]]:
+    """All values of all parameters of the address."""
+    return {name: st.query_params.get_all(name) for name in st.query_params}
+
+
+def clicked(event: Any) -> int | None:
+    """Index of the cell that was clicked in an ECharts grid, in drawing order."""
+    chosen = event["selection"]["selected"] if event and "selection" in event else []
+    return int(chosen[0]["data_indices"][0]) if chosen and chosen[0]["data_indices"] else None
 
 
 def default(name: str, value: Any) -> None:
-    """Give a bound widget a value where the address has none. Without a default of its own, the widget writes it into the address."""
+    """Give a bound widget a value where the address has none, and write it there, so that every view can be cited."""
     if name not in st.query_params:
         st.session_state[name] = value
+        # Once the widget is on the page, only the widget may write its parameter.
+        with contextlib.suppress(StreamlitAPIException):
+            st.query_params[name] = value
 
 
 def step(name: str, order: Sequence[Any], by: int) -> None:

@@ -51,7 +51,11 @@ def problem(error: InputError) -> None:
 def alternatives() -> None:
     """Where to go from a page that cannot be shown."""
     found = [run for run in session.all_runs() if EXPLORERS[run.stage]] if session.root().is_dir() else []
-    links = [anchor(EXPLORERS[run.stage], run.id, **{"sel" if run.stage == "train" else "run": run.id}) for run in found if run.stage != "evaluate"]
+    links = [
+        anchor(EXPLORERS[run.stage], run.id, **{"sel" if run.stage == "train" else "run": run.id})
+        for run in found
+        if run.stage != "evaluate"
+    ]
     st.html(element("p", "Runs that can be opened: ", join(links[:12], " · ") if links else "none yet", class_="quiet"))
 
 
@@ -80,7 +84,9 @@ def no_runs(stage: str) -> bool:
     if session.all_runs(stage):
         return False
     where = session.root()
-    missing(f"There is no {stage} run under {where}. This command makes one; `interp demo` makes a whole family on a real model.", MAKERS[stage])
+    missing(
+        f"There is no {stage} run under {where}. This command makes one; `interp demo` makes a whole family on a real model.", MAKERS[stage]
+    )
     return True
 
 
@@ -121,7 +127,10 @@ def provenance(run: Run) -> None:
         st.html(table(("field", "value"), [(element("code", k), v) for k, v in flat.items()]))
         versions = run.config.get("provenance", {}).get("versions", {})
         st.html(element("p", " · ".join(f"{k} {v}" for k, v in versions.items()), class_="quiet"))
-        st.code(f"from pathlib import Path\nfrom interp.runs import open_run\nrun = open_run(Path({str(session.root())!r}), {run.id!r})", language="python")
+        st.code(
+            f"from pathlib import Path\nfrom interp.runs import open_run\nrun = open_run(Path({str(session.root())!r}), {run.id!r})",
+            language="python",
+        )
 
 
 def _age(run: Run | None) -> str:
@@ -162,7 +171,12 @@ def subject(describe: Run) -> Html:
     """What a describe run is about: model, site, architecture, tokens."""
     train = describe.parent("dictionary")
     cache = readers.config(session.tokens_run(describe))
-    rows = [("model", cache.get("model")), ("site", readers.config(train).get("site")), ("dictionary", architecture(train)), ("text", cache.get("text"))]
+    rows = [
+        ("model", cache.get("model")),
+        ("site", readers.config(train).get("site")),
+        ("dictionary", architecture(train)),
+        ("text", cache.get("text")),
+    ]
     return facts([(k, v if v is not None else "–") for k, v in rows])
 
 

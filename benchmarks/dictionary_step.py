@@ -2,8 +2,9 @@
 
     python benchmarks/dictionary_step.py --d-dict 4608 --batch 4096 --json
 
-`encode_floor` is the rate of the encoder's matrix product alone, in the same precision; `ratio` is the rate of the whole step (encode, select,
-decode, gradients, clipping, Adam) over it. Both come from one run on random data. `dead` latents, if any, switch the auxiliary loss on.
+`encode_floor` is the rate of the encoder's matrix product alone, in the same precision; `ratio` is the rate of the whole step (encode,
+select, decode, gradients, clipping, Adam) over it. Both come from one run on random data. `dead` latents, if any, switch the auxiliary loss
+on.
 """
 
 import dataclasses

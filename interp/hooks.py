@@ -18,7 +18,7 @@ class _Stop(Exception):
     """All sites have fired; the rest of the model need not run."""
 
 
-def record(model: Model, tokens: Int[Tensor, "batch pos"], sites: Iterable[Site]) -> dict[Site, Float[Tensor, "batch pos *dims"]]:
+def record(model: Model, tokens: Int[Tensor, "batch pos"], sites: Iterable[Site]) -> dict[Site, Float[Tensor, "..."]]:
     """Activations of the sites, [batch, pos, width...] (`pattern`: [batch, head, query, key]); the model stops at the deepest.
 
     A site with a head gives that head alone, without the head axis. Raises InputError for a site that the model lacks.

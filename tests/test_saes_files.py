@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from test_saes_kernels import random_dictionary
 
 from saes import checkpoint, files
@@ -20,7 +21,9 @@ from saes.normalise import fold, measure
 def raw(tokens: int, d: int, seed: int) -> torch.Tensor:
     """Activations with an offset and unequal scales."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(tokens, d, generator=generator) * (0.2 + torch.rand(d, generator=generator)) * 7 + 3 * torch.randn(d, generator=generator)
+    return torch.randn(tokens, d, generator=generator) * (0.2 + torch.rand(d, generator=generator)) * 7 + 3 * torch.randn(
+        d, generator=generator
+    )
 
 
 def test_normalised_activations_are_centred_with_mean_square_norm_d():
@@ -34,7 +37,13 @@ def test_normalised_activations_are_centred_with_mean_square_norm_d():
 
 
 @settings(deadline=None, max_examples=20)
-@given(d_in=st.integers(2, 9), d_out=st.integers(2, 9), n=st.integers(2, 30), family=st.sampled_from(["autoencoder", "transcoder", "skip"]), seed=st.integers(0, 99))
+@given(
+    d_in=st.integers(2, 9),
+    d_out=st.integers(2, 9),
+    n=st.integers(2, 30),
+    family=st.sampled_from(["autoencoder", "transcoder", "skip"]),
+    seed=st.integers(0, 99),
+)
 def test_a_folded_dictionary_is_the_same_function_with_the_same_latents(d_in: int, d_out: int, n: int, family: str, seed: int):
     d_out = d_in if family == "autoencoder" else d_out
     dictionary = random_dictionary(d_in, d_out, n, max(1, n // 4), transcoder=family != "autoencoder", skip=family == "skip", seed=seed)
@@ -51,7 +60,9 @@ def test_an_autoencoder_refuses_two_normalisations():
         fold(random_dictionary(4, 4, 8, 2), measure(raw(20, 4, 0), raw(20, 4, 1)))
 
 
-@pytest.mark.parametrize(("sample", "word"), [(torch.ones(9, 3), "variance"), (torch.full((9, 3), torch.nan), "variance"), (torch.ones(1, 3), "too few")])
+@pytest.mark.parametrize(
+    ("sample", "word"), [(torch.ones(9, 3), "variance"), (torch.full((9, 3), torch.nan), "variance"), (torch.ones(1, 3), "too few")]
+)
 def test_a_sample_that_cannot_be_measured_is_refused(sample: torch.Tensor, word: str):
     with pytest.raises(InputError, match=word):
         measure(sample, sample)
@@ -78,9 +89,9 @@ def test_a_saved_dictionary_reads_raw_activations_as_the_trained_one_did(tmp_pat
 def test_verify_sees_weights_that_were_changed(tmp_path: Path):
     x = raw(300, 8, 0)
     files.save(TopK(k=4).build(8, 8, 32), tmp_path, normalisation=measure(x, x), metadata={})
-    weights = files._read_tensors(tmp_path / files.WEIGHTS)
+    weights = load_file(tmp_path / files.WEIGHTS)
     weights["b_dec"] = weights["b_dec"] + 0.1
-    files._write_tensors(tmp_path / files.WEIGHTS, weights)
+    save_file(weights, tmp_path / files.WEIGHTS)
     assert not files.verify(tmp_path).passed
 
 
@@ -102,7 +113,12 @@ def test_a_folder_that_holds_no_dictionary_is_named(tmp_path: Path):
 
 
 def example() -> Checkpoint:
-    tensors = {"module/w": torch.randn(40, 3).t(), "silent": torch.arange(5), "generator": torch.Generator().get_state(), "half": torch.ones(3).bfloat16()}
+    tensors = {
+        "module/w": torch.randn(40, 3).t(),
+        "silent": torch.arange(5),
+        "generator": torch.Generator().get_state(),
+        "half": torch.ones(3).bfloat16(),
+    }
     return Checkpoint(step=7, tokens=70, config={"lr": None, "betas": [0.9, 0.999]}, tensors=tensors | {"step": torch.tensor(3.0)})
 
 

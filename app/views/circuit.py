@@ -46,7 +46,13 @@ def _nodes(run: Run) -> readers.Columns:
 @st.fragment
 def _body(run: Run, nodes: readers.Columns) -> None:
     left, right = st.columns((1, 3), vertical_alignment="bottom")
-    by = left.selectbox("rank nodes by", METHODS, key="by", bind="query-params", help="exact: each node ablated in turn; attribution: gradient times difference, one pass.")
+    by = left.selectbox(
+        "rank nodes by",
+        METHODS,
+        key="by",
+        bind="query-params",
+        help="exact: each node ablated in turn; attribution: gradient times difference, one pass.",
+    )
     total = len(nodes["node"])
     session.default("n", min(12, total))
     size = right.slider("nodes in the circuit", 0, total, key="n", bind="query-params")
@@ -62,11 +68,16 @@ def _body(run: Run, nodes: readers.Columns) -> None:
         _bars(run, nodes, by, order, size)
         _agreement(run, nodes)
     _prompts(run)
+    session.remember("circuit")
 
 
 def _figures(run: Run, by: str, size: int) -> None:
     """The figures of the run, and the faithfulness of the circuit in view."""
-    given = [(k.replace("_", " "), number(v) if isinstance(v, (int, float)) else v) for k, v in session.read(readers.summary, run).items() if not isinstance(v, (dict, list))]
+    given = [
+        (k.replace("_", " "), number(v) if isinstance(v, (int, float)) else v)
+        for k, v in session.read(readers.summary, run).items()
+        if not isinstance(v, (dict, list))
+    ]
     task = readers.config(run).get("task")
     name = " ".join(widgets.flatten(task).values()) if isinstance(task, Mapping) else task
     st.html(facts([("task", name or "–"), ("circuit in view", f"{size} nodes by {by}"), *given]))
@@ -103,10 +114,18 @@ def _curve(run: Run, size: int) -> None:
         series = session.read(_series, run)
         choice(session.query().get("ablation"), "ablation", series)
         names = sorted(series, reverse=True)
-        ablation = st.segmented_control("ablated nodes are replaced by", names, default=names[0], key="ablation", bind="query-params", required=True) or names[0]
+        ablation = (
+            st.segmented_control(
+                "ablated nodes are replaced by", names, default=names[0], key="ablation", bind="query-params", required=True
+            )
+            or names[0]
+        )
         figure = circuits.faithfulness_curve(series[ablation], session.theme(), size)
         st.plotly_chart(figure, key="curve", alt=f"Faithfulness against nodes, {ablation} ablation")
-        rows = [(line.name, *(f"{np.interp(n, line.n_nodes, line.faithfulness):.2f}" for n in (size, *line.n_nodes))) for line in series[ablation]]
+        rows = [
+            (line.name, *(f"{np.interp(n, line.n_nodes, line.faithfulness):.2f}" for n in (size, *line.n_nodes)))
+            for line in series[ablation]
+        ]
         sizes = series[ablation][0].n_nodes
         if all(np.array_equal(line.n_nodes, sizes) for line in series[ablation]):
             st.html(table(("nodes", f"{size} (in view)", *sizes), rows, numeric=range(1, 2 + len(sizes))))
@@ -121,11 +140,15 @@ def _grid(run: Run, nodes: readers.Columns, by: str, kept: set[int]) -> None:
         for i, name in enumerate(nodes["node"]):
             column = heads if nodes["kind"][i] == "mlp" else int(nodes["head"][i])
             values[nodes["layer"][i], column], names[nodes["layer"][i]][column] = nodes[by][i], str(name)
-        grid = grids.node_grid(values, [*(str(h) for h in range(heads)), "MLP"], names, session.theme(), frozenset(str(nodes["node"][i]) for i in kept))
-        event = st.echarts_chart(grid.option, height=grid.height, key="nodes", on_select="rerun", alt=f"{by} effects of {len(nodes['node'])} nodes")
+        grid = grids.node_grid(
+            values, [*(str(h) for h in range(heads)), "MLP"], names, session.theme(), frozenset(str(nodes["node"][i]) for i in kept)
+        )
+        event = st.echarts_chart(
+            grid.option, height=grid.height, key="nodes", on_select="rerun", alt=f"{by} effects of {len(nodes['node'])} nodes"
+        )
         st.html(element("p", f"Outlined: the {len(kept)} nodes of the circuit in view.", class_="quiet"))
-        indices = event["selection"]["data_indices"] if event and "selection" in event else []
-        for index in indices[:1]:
+        index = session.clicked(event)
+        if index is not None:
             _node(run, nodes, grid.cells[index])
 
 
@@ -152,7 +175,11 @@ def _bars(run: Run, nodes: readers.Columns, by: str, order: np.ndarray, size: in
     with widgets.panel("Strongest nodes", definition, run, "nodes.parquet"):
         effects = circuits.Effects(*(nodes[by + end][shown].astype(float) for end in ("", "_low", "_high")))
         names = [str(n) for n in nodes["node"][shown]]
-        st.plotly_chart(circuits.node_bars(names, effects, session.theme(), f"{by} effect on the logit difference"), key="bars", alt=f"Effects of {len(names)} nodes")
+        st.plotly_chart(
+            circuits.node_bars(names, effects, session.theme(), f"{by} effect on the logit difference"),
+            key="bars",
+            alt=f"Effects of {len(names)} nodes",
+        )
         rows = []
         for rank, i in enumerate(order[: max(size, 1)][:60], 1):
             cells = [f"{nodes[m][i]:+.3f}" for m in METHODS]
@@ -165,17 +192,25 @@ def _agreement(run: Run, nodes: readers.Columns) -> None:
     exact, guess = nodes["exact"].astype(float), nodes["attribution"].astype(float)
     known = ~(np.isnan(exact) | np.isnan(guess))
     r = circuits.correlation(exact[known], guess[known])
-    definition = f"The fast estimate against the true effect of ablation: Pearson r = {r:.2f} over {int(known.sum())} nodes. On the line they agree."
+    definition = (
+        f"The fast estimate against the true effect of ablation: Pearson r = {r:.2f} over {int(known.sum())} nodes. On the line they agree."
+    )
     with widgets.panel("Can the estimate be trusted?", definition, run, "nodes.parquet"):
         if not known.any():
             st.html(element("p", "No node has both scores.", class_="quiet"))
             return
         names = [str(n) for n in nodes["node"][known]]
-        st.plotly_chart(circuits.agreement(names, exact[known], guess[known], session.theme()), key="agreement", alt=f"Attribution against exact effect, r {r:.2f}")
+        st.plotly_chart(
+            circuits.agreement(names, exact[known], guess[known], session.theme()),
+            key="agreement",
+            alt=f"Attribution against exact effect, r {r:.2f}",
+        )
 
 
 def _prompts(run: Run) -> None:
-    definition = "The tokens that differ between the clean and the corrupt prompt are lit; the logit difference is answer minus wrong answer."
+    definition = (
+        "The tokens that differ between the clean and the corrupt prompt are lit; the logit difference is answer minus wrong answer."
+    )
     with widgets.panel("Prompts", definition, run, "prompts.parquet"):
         rows = session.read(readers.parquet, run, "prompts.parquet")
         vocab = session.read(readers.vocabulary, run)

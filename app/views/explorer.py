@@ -29,7 +29,7 @@ def page() -> None:
             widgets.provenance(run)
         st.html(widgets.subject(run))
         given = session.query()
-        Selection.parse(given)
+        Selection.parse(session.parameters())
         whole(given.get("page"), "page", 1, 10**6)
         data = session.read(readers.latents, run)
         vocab = session.read(readers.vocabulary, session.tokens_run(run))
@@ -51,23 +51,29 @@ def _body(run: Run, data: readers.Columns, vocab: readers.Vocabulary) -> None:
             return
         shown = _page_of(ids)
         st.html(_table(run, data, vocab, shown, chosen))
+    session.remember("explorer")
 
 
 def _filters(data: readers.Columns) -> Selection:
     first, second, third, fourth, fifth = st.columns((2, 2, 2, 1.4, 1.2), vertical_alignment="bottom")
     q = first.text_input("top token contains, or latent number", key="q", bind="query-params", max_chars=100, type="search")
-    preset = second.selectbox("preset", list(PRESETS), key="preset", bind="query-params", help="\n".join(f"- {k}: {p.sentence}" for k, p in PRESETS.items()))
-    low = third.slider("lowest density (log10)", LOWEST, 0.0, LOWEST, 0.1, key="low", bind="query-params")
-    high = third.slider("highest density (log10)", LOWEST, 0.0, 0.0, 0.1, key="high", bind="query-params")
+    preset = second.selectbox(
+        "preset", list(PRESETS), key="preset", bind="query-params", help="\n".join(f"- {k}: {p.sentence}" for k, p in PRESETS.items())
+    )
+    dens = third.slider("density (log10)", LOWEST, 0.0, (LOWEST, 0.0), 0.1, key="dens", bind="query-params")
     sort = fourth.selectbox("sort by", [s for s in SORTS if s in data], key="sort", bind="query-params")
-    order = fifth.selectbox("order", ("down", "up"), key="order", bind="query-params", help="Down: largest first; for the latent number, smallest first.")
-    return Selection(q or "", preset, low, high, sort, order)
+    order = fifth.selectbox(
+        "order", ("down", "up"), key="order", bind="query-params", help="Down: largest first; for the latent number, smallest first."
+    )
+    return Selection(q or "", preset, dens, sort, order)
 
 
 def _densities(run: Run, data: readers.Columns, chosen: Selection) -> None:
     dead = int(data["dead"].sum())
-    with widgets.panel("Density", f"Share of tokens on which a latent is active. {dead:,} dead latents are not drawn.", run, "latents.arrow"):
-        bounds = (chosen.low, chosen.high) if (chosen.low, chosen.high) != (LOWEST, 0.0) else None
+    with widgets.panel(
+        "Density", f"Share of tokens on which a latent is active. {dead:,} dead latents are not drawn.", run, "latents.arrow"
+    ):
+        bounds = chosen.dens if chosen.dens != (LOWEST, 0.0) else None
         figure = histograms.density_histogram(data["density"].astype(float), session.theme(), bounds)
         st.plotly_chart(figure, key="density", alt=f"Histogram of densities of {len(data['latent']) - dead} live latents")
 
@@ -76,13 +82,27 @@ def _scatter(run: Run, data: readers.Columns, ids: np.ndarray) -> None:
     live = ids[~data["dead"][ids]]
     # A regular sample: the same latents for the same filters.
     shown = live[:: max(1, -(-len(live) // MOST_POINTS))]
-    with widgets.panel("Density against strength", f"{len(shown):,} of {len(live):,} live latents in the list; click a point to open it.", run, "latents.arrow"):
-        columns = [data[name][shown].astype(float) for name in ("density", "max_act", "top_token_share")]
-        figure = histograms.latent_scatter(shown, *columns, "top token share", session.theme())
-        event = st.plotly_chart(figure, key="map", on_select="rerun", selection_mode="points", alt=f"{len(shown)} latents by density and maximal activation")
+    with widgets.panel(
+        "Density against strength",
+        f"{len(shown):,} of {len(live):,} live latents in the list; click a point to open it.",
+        run,
+        "latents.arrow",
+    ):
+        density, highest, share = (data[name][shown].astype(float) for name in ("density", "max_act", "top_token_share"))
+        figure = histograms.latent_scatter(shown, density, highest, share, "top token share", session.theme())
+        event = st.plotly_chart(
+            figure, key="map", on_select="rerun", selection_mode="points", alt=f"{len(shown)} latents by density and maximal activation"
+        )
         for point in event["selection"]["points"][:1]:
             latent = int(point["customdata"][0])
-            st.html(element("p", "Chosen: ", anchor("feature", f"latent {latent}", run=run.id, f=latent), f", max {number(float(data['max_act'][latent]))}"))
+            st.html(
+                element(
+                    "p",
+                    "Chosen: ",
+                    anchor("feature", f"latent {latent}", run=run.id, f=latent),
+                    f", max {number(float(data['max_act'][latent]))}",
+                )
+            )
 
 
 def _page_of(ids: np.ndarray) -> np.ndarray:
@@ -113,7 +133,7 @@ def _row(run: Run, data: readers.Columns, vocab: readers.Vocabulary, i: int, cho
     return [
         anchor("feature", i, f=i, **goal), element("span", "dead", class_="badge warn") if dead else bar, number(float(data["max_act"][i])),
         chip(vocab.text(int(data["top_token"][i]))) if not dead else "–", percent(float(data["top_token_share"][i])) if not dead else "–",
-        number(float(data["logit_kurtosis"][i])), Html(f"{anchor('feature', near, f=near, **goal)} {data['nearest_cos'][i]:.2f}"),
+        number(float(data["logit_kurtosis"][i])), Html(f"<span style='white-space:nowrap'>{anchor('feature', near, f=near, **goal)} {data['nearest_cos'][i]:.2f}</span>"),
         _raised(run, vocab, i), _example(run, vocab, i) if not dead else "never fired",
     ]  # fmt: skip
 
@@ -146,4 +166,11 @@ def _nothing(run: Run, chosen: Selection, data: readers.Columns, vocab: readers.
     kept = {name: int(mask.sum()) for name, mask in chosen.masks(data, vocab).items()}
     worst = min(kept, key=lambda name: kept[name])
     clear = anchor("explorer", "clear all filters", run=run.id)
-    st.html(element("div", f"No latent passes all filters. The strictest one, {worst}, keeps {kept[worst]:,} of {len(data['latent']):,}: ", clear, class_="missing"))
+    st.html(
+        element(
+            "div",
+            f"No latent passes all filters. The strictest one, {worst}, keeps {kept[worst]:,} of {len(data['latent']):,}: ",
+            clear,
+            class_="missing",
+        )
+    )

@@ -10,7 +10,7 @@ from app.address import anchor, choice, whole
 from app.selection import Selection
 from interp.runs import Run
 from interp.viz import histograms
-from interp.viz.html import Html, element, facts, join, meter, number, percent, table
+from interp.viz.html import Html, element, facts, meter, number, percent, table
 from interp.viz.strip import Token, chip, strip
 
 WIDTHS = {"short": 12, "medium": 32, "full": 10**6}
@@ -30,7 +30,7 @@ def page() -> None:
             widgets.provenance(run)
         data = session.read(readers.latents, run)
         given = session.query()
-        chosen = Selection.parse(given)
+        chosen = Selection.parse(session.parameters())
         whole(given.get("f"), "f", 0, len(data["latent"]) - 1)
         choice(given.get("group"), "group", definitions.GROUPS)
         choice(given.get("width"), "width", WIDTHS)
@@ -50,6 +50,7 @@ def _body(run: Run, data: readers.Columns, chosen: Selection) -> None:
         _neighbours(run, data, vocab, latent, chosen)
     with right:
         _examples(run, data, vocab, latent)
+    session.remember("feature")
 
 
 def _navigation(run: Run, data: readers.Columns, chosen: Selection, ids: np.ndarray) -> int:
@@ -68,7 +69,21 @@ def _navigation(run: Run, data: readers.Columns, chosen: Selection, ids: np.ndar
     place = f"{where:,} of {len(order):,} in " if where else f"not among the {len(order):,} of "
     back = anchor("explorer", "this Explorer list", run=run.id, **chosen.parameters())
     with fifth:
-        st.html(element("p", place, back, ". Keys: ", element("code", "j"), " next, ", element("code", "k"), " previous, ", element("code", "x"), " random.", class_="quiet"))
+        st.html(
+            element(
+                "p",
+                place,
+                back,
+                ". Keys: ",
+                element("code", "j"),
+                " next, ",
+                element("code", "k"),
+                " previous, ",
+                element("code", "x"),
+                " random.",
+                class_="quiet",
+            )
+        )
     return latent
 
 
@@ -87,12 +102,26 @@ def _head(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: in
         ("top token", chip(vocab.text(one["top_token"])) if not one["dead"] else "–"), ("its share", percent(one["top_token_share"]) if not one["dead"] else "–"),
         *((label, number(one[name])) for label, name in (("token entropy", "token_entropy"), ("encoder · decoder", "enc_dec_cos"), ("decoder norm", "dec_norm")) if name in one),
     ]  # fmt: skip
-    st.html(element("div", element("div", element("h2", f"Latent {latent}", style="padding:0;font-size:1.25rem"), *_badges(one), class_="panel"), facts(rows)))
+    st.html(
+        element(
+            "div",
+            element("div", element("h2", f"Latent {latent}", style="padding:0;font-size:1.25rem"), *_badges(one), class_="panel"),
+            facts(rows),
+        )
+    )
     st.html(element("p", f"{_subject(run)} · from ", element("code", f"{run.id}/latents.arrow"), class_="source"))
     if one["dead"]:
         near = one["nearest"]
         go = anchor("feature", f"latent {near}", run=run.id, f=near)
-        st.html(element("div", f"Dead: it never fired{f' in {number(tokens)} tokens' if tokens else ''}. The nearest decoder direction is ", go, f" (cosine {one['nearest_cos']:.2f}). Logits and neighbours need only weights, so they are shown.", class_="missing"))
+        st.html(
+            element(
+                "div",
+                f"Dead: it never fired{f' in {number(tokens)} tokens' if tokens else ''}. The nearest decoder direction is ",
+                go,
+                f" (cosine {one['nearest_cos']:.2f}). Logits and neighbours need only weights, so they are shown.",
+                class_="missing",
+            )
+        )
 
 
 def _subject(run: Run) -> str:
@@ -109,7 +138,9 @@ def _badges(one: dict[str, Any]) -> list[Html]:
 
 
 def _activations(run: Run, data: readers.Columns, latent: int) -> None:
-    with widgets.panel("Activations", "Active tokens by strength, logarithmic; dotted lines bound the five bands.", run, "histograms.safetensors"):
+    with widgets.panel(
+        "Activations", "Active tokens by strength, logarithmic; dotted lines bound the five bands.", run, "histograms.safetensors"
+    ):
         counts = readers.row(run, "histograms.safetensors", "acts", latent)
         highest = float(data["max_act"][latent])
         if not counts.any():
@@ -162,14 +193,24 @@ def _neighbours(run: Run, data: readers.Columns, vocab: readers.Vocabulary, late
 
 
 def _examples(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: int) -> None:
-    with widgets.panel("Examples", "The outlined token is the one that was sampled; darker is stronger, the underline grows too." if session.theme().name == "light" else "The outlined token is the one that was sampled; brighter is stronger, the underline grows too.", run, "examples.parquet"):
+    with widgets.panel(
+        "Examples",
+        f"The outlined token is the sampled one; {'darker' if session.theme().name == 'light' else 'brighter'} and underlined thicker is stronger.",
+        run,
+        "examples.parquet",
+    ):
         if not run.has("examples.parquet"):
             train = run.config.get("parents", {}).get("dictionary", "train-…")
             widgets.missing(f"{run.id} holds no examples.", f"interp describe {train}")
             return
         left, middle, right = st.columns((4, 3, 2), vertical_alignment="bottom")
-        group = left.segmented_control("sample", list(definitions.GROUPS), default="top", key="group", bind="query-params", required=True) or "top"
-        width = middle.segmented_control("context", list(WIDTHS), default="medium", key="width", bind="query-params", required=True) or "medium"
+        group = (
+            left.segmented_control("sample", list(definitions.GROUPS), default="top", key="group", bind="query-params", required=True)
+            or "top"
+        )
+        width = (
+            middle.segmented_control("context", list(WIDTHS), default="medium", key="width", bind="query-params", required=True) or "medium"
+        )
         folded = right.toggle("fold equal windows", value=True, key="fold", bind="query-params")
         buckets, sentence = definitions.GROUPS[group]
         st.html(element("p", sentence, class_="quiet"))
@@ -185,7 +226,9 @@ def _examples(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent
 
 def ordered(rows: readers.Columns, buckets: tuple[int, ...], folded: bool) -> list[tuple[int, int]]:
     """Rows of the buckets in their order, as (row, number of equal windows that it stands for)."""
-    wanted = [int(i) for b in buckets for i in np.flatnonzero(rows["bucket"] == b)[np.argsort(rows["rank"][rows["bucket"] == b], kind="stable")]]
+    wanted = [
+        int(i) for b in buckets for i in np.flatnonzero(rows["bucket"] == b)[np.argsort(rows["rank"][rows["bucket"] == b], kind="stable")]
+    ]
     if not folded:
         return [(i, 1) for i in wanted]
     counts: dict[tuple[int, int], list[int]] = {}
@@ -202,8 +245,12 @@ def _line(run: Run, vocab: readers.Vocabulary, rows: readers.Columns, i: int, sc
     acts[start : start + rows["acts"].shape[1]] = rows["acts"][i][: len(tokens) - start]
     first, last = _cut(len(tokens), start, rows["acts"].shape[1], pos, width)
     drawn = [Token(vocab.text(int(tokens[p])), float(acts[p]), f"{seq}:{p}", p == pos) for p in range(first, last)]
-    place = join([element("span", f"{seq}:{pos}"), element("br"), element("small", definitions.BUCKETS.get(bucket, bucket) + (f" ×{copies}" if copies > 1 else ""))])
-    return [number(float(rows["act"][i])), Html(f'<span class="quiet">{place}</span>'), strip(drawn, scale)]
+    kind = definitions.BUCKETS.get(bucket, str(bucket)) + (f" ×{copies}" if copies > 1 else "")
+    return [
+        number(float(rows["act"][i])),
+        element("span", f"{seq}:{pos} ", element("small", kind), class_="quiet", style="white-space:nowrap"),
+        strip(drawn, scale),
+    ]
 
 
 def _cut(length: int, start: int, stored: int, pos: int, width: int) -> tuple[int, int]:

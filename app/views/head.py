@@ -37,7 +37,9 @@ def page() -> None:
 
 def _best(scores: Scores) -> str:
     """The head with the strongest known pattern: the one worth a first look."""
-    known = {key: row["value"] for key, row in scores.items() if key[0] in ("induction", "previous_token")} or {key: row["value"] for key, row in scores.items()}
+    known = {key: row["value"] for key, row in scores.items() if key[0] in ("induction", "previous_token")} or {
+        key: row["value"] for key, row in scores.items()
+    }
     _, layer, head = max(known, key=lambda key: known[key])
     return f"{layer}.{head}"
 
@@ -55,7 +57,17 @@ def _body(run: Run, scores: Scores, names: list[str], titles: list[str]) -> None
     second.button("Previous", shortcut="k", on_click=session.step, args=("h", names, -1), width="stretch")
     third.button("Next", shortcut="j", on_click=session.step, args=("h", names, 1), width="stretch")
     session.default("ex", 0)
-    example = fourth.selectbox("example", range(len(titles)), index=None, key="ex", bind="query-params", help="; ".join(f"{i}: {t}" for i, t in enumerate(titles))) or 0
+    example = (
+        fourth.selectbox(
+            "example",
+            range(len(titles)),
+            index=None,
+            key="ex",
+            bind="query-params",
+            help="; ".join(f"{i}: {t}" for i, t in enumerate(titles)),
+        )
+        or 0
+    )
     layer, head = (int(part) for part in picked.split("."))
     length = int(readers.tensor(run, "patterns.safetensors", "lengths")[example])
     tokens = readers.row(run, "patterns.safetensors", "tokens", example)[:length]
@@ -64,7 +76,9 @@ def _body(run: Run, scores: Scores, names: list[str], titles: list[str]) -> None
     weights = readers.row(run, "patterns.safetensors", "patterns", example)[:, :, :length, :length].astype(np.float32)
     whole(st.query_params.get("q"), "q", 0, length - 1)
     session.default("q", length - 1)
-    query = fifth.number_input(f"query token, 0 to {length - 1}", 0, length - 1, value=None, step=1, key="q", bind="query-params", format="%d")
+    query = fifth.number_input(
+        f"query token, 0 to {length - 1}", 0, length - 1, value=None, step=1, key="q", bind="query-params", format="%d"
+    )
     query = int(query if query is not None else length - 1)
     _facts(scores, layer, head, titles[example])
     left, right = st.columns((3, 2))
@@ -73,6 +87,7 @@ def _body(run: Run, scores: Scores, names: list[str], titles: list[str]) -> None
     with right:
         _keys(run, weights[layer, head], texts, query)
         _layer(run, weights[layer], layer, head, example)
+    session.remember("head")
 
 
 def _facts(scores: Scores, layer: int, head: int, title: str) -> None:
@@ -86,16 +101,29 @@ def _facts(scores: Scores, layer: int, head: int, title: str) -> None:
 def _pattern(run: Run, pattern: np.ndarray, texts: list[str], query: int) -> None:
     definition = "Row: the token that attends; column: the token that it attends to. Rows sum to 1; the chosen query is outlined."
     with widgets.panel("Attention pattern", definition, run, "patterns.safetensors"):
-        st.plotly_chart(patterns.attention(pattern, texts, session.theme(), query), key="pattern", alt=f"Attention pattern of {len(texts)} tokens")
+        st.plotly_chart(
+            patterns.attention(pattern, texts, session.theme(), query), key="pattern", alt=f"Attention pattern of {len(texts)} tokens"
+        )
 
 
 def _keys(run: Run, pattern: np.ndarray, texts: list[str], query: int) -> None:
-    with widgets.panel(f"What token {query} attends to", "The query is outlined; the other tokens are lit by the weight they get.", run, "patterns.safetensors"):
+    with widgets.panel(
+        f"What token {query} attends to",
+        "The query is outlined; the other tokens are lit by the weight they get.",
+        run,
+        "patterns.safetensors",
+    ):
         row = pattern[query].astype(float)
         st.html(strip([Token(t, float(row[i]) if i <= query else 0.0, f"{i}", i == query) for i, t in enumerate(texts)], 1.0))
         best = np.argsort(-row[: query + 1], kind="stable")[:KEYS]
-        st.html(table(("key", "token", "weight"), [(int(k), chip(texts[k]), meter(float(row[k]), f"{row[k]:.3f}")) for k in best], numeric=[0, 2]))
-    with widgets.panel("Attention received", "Mean weight from all queries at or after the token: sinks stand out.", run, "patterns.safetensors"):
+        st.html(
+            table(
+                ("key", "token", "weight"), [(int(k), chip(texts[k]), meter(float(row[k]), f"{row[k]:.3f}")) for k in best], numeric=[0, 2]
+            )
+        )
+    with widgets.panel(
+        "Attention received", "Mean weight from all queries at or after the token: sinks stand out.", run, "patterns.safetensors"
+    ):
         mean = patterns.received(pattern)
         st.html(strip([Token(t, float(mean[i]), f"{i}") for i, t in enumerate(texts)], 1.0))
 
@@ -103,7 +131,14 @@ def _keys(run: Run, pattern: np.ndarray, texts: list[str], query: int) -> None:
 def _layer(run: Run, weights: np.ndarray, layer: int, head: int, example: int) -> None:
     with widgets.panel(f"All heads of layer {layer}", "The same example; click one to open it.", run, "patterns.safetensors"):
         pictures = [
-            anchor("head", Html(patterns.thumbnail(weights[other], session.theme()) + f"{layer}.{other}"), class_="on" if other == head else None, run=run.id, h=f"{layer}.{other}", ex=example)
+            anchor(
+                "head",
+                Html(patterns.thumbnail(weights[other], session.theme()) + f"{layer}.{other}"),
+                class_="on" if other == head else None,
+                run=run.id,
+                h=f"{layer}.{other}",
+                ex=example,
+            )
             for other in range(len(weights))
         ]
         st.html(element("div", *pictures, class_="thumbs"))

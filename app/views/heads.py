@@ -14,7 +14,11 @@ LISTED = 12
 
 def page() -> None:
     """Draw the page."""
-    with widgets.page("heads", "Heads", "How strongly every attention head shows a known pattern. A score is no name: read it with its interval and its baseline."):
+    with widgets.page(
+        "heads",
+        "Heads",
+        "How strongly every attention head shows a known pattern. A score is no name: read it with its interval and its baseline.",
+    ):
         if widgets.no_runs("heads"):
             return
         left, middle, right = st.columns((3, 2, 1), vertical_alignment="center")
@@ -23,14 +27,18 @@ def page() -> None:
         with right:
             widgets.provenance(run)
         scores = session.read(scores_of, run)
-        metrics = sorted({m for m, _, _ in scores}, key=lambda m: (list(definitions.HEAD_METRICS).index(m) if m in definitions.HEAD_METRICS else 99, m))
+        metrics = sorted(
+            {m for m, _, _ in scores}, key=lambda m: (list(definitions.HEAD_METRICS).index(m) if m in definitions.HEAD_METRICS else 99, m)
+        )
         given = session.query()
         layers, heads = shape(scores)
         choice(given.get("metric"), "metric", metrics)
         head_name(given.get("h"), layers, heads)
         session.default("metric", "induction" if "induction" in metrics else metrics[0])
         with middle:
-            metric = st.selectbox("metric", metrics, index=None, key="metric", bind="query-params", label_visibility="collapsed") or metrics[0]
+            metric = (
+                st.selectbox("metric", metrics, index=None, key="metric", bind="query-params", label_visibility="collapsed") or metrics[0]
+            )
         _body(run, metric)
 
 
@@ -73,21 +81,40 @@ def _grid(run: Run, metric: str, values: np.ndarray, picked: str) -> None:
     with widgets.panel(definitions.title(metric), f"{definitions.meaning(metric)} Click a cell.", run, "scores.parquet"):
         top = max(1.0 if metric not in ("entropy",) else 0.0, float(np.nanmax(values)))
         grid = grids.head_grid(values, session.theme(), top, picked)
-        event = st.echarts_chart(grid.option, height=grid.height, key="grid", on_select="rerun", alt=f"{metric} of {values.size} heads, largest {number(float(np.nanmax(values)))}")
-        indices = event["selection"]["data_indices"] if event and "selection" in event else []
-        if indices and (name := grid.cells[indices[0]]) != picked:
+        event = st.echarts_chart(
+            grid.option,
+            height=grid.height,
+            key="grid",
+            on_select="rerun",
+            alt=f"{metric} of {values.size} heads, largest {number(float(np.nanmax(values)))}",
+        )
+        index = session.clicked(event)
+        if index is not None and (name := grid.cells[index]) != picked:
             st.query_params["h"] = name
             st.rerun()
 
 
 def _card(run: Run, scores: Scores, picked: str) -> None:
     layer, head = (int(part) for part in picked.split("."))
-    with widgets.panel(f"Head {picked}", "All metrics of this head; the bracket is the 95 % interval, the baseline is what chance gives.", run, "scores.parquet"):
+    with widgets.panel(
+        f"Head {picked}",
+        "All metrics of this head; the bracket is the 95 % interval, the baseline is what chance gives.",
+        run,
+        "scores.parquet",
+    ):
         rows = []
         for metric in dict.fromkeys(name for name, _, _ in scores):
             row = scores.get((metric, layer, head))
             if row:
-                rows.append((definitions.title(metric), meter(row["value"] or 0.0, number(row["value"])), interval(row), number(row["baseline"]), number(row["n"])))
+                rows.append(
+                    (
+                        definitions.title(metric),
+                        meter(row["value"] or 0.0, number(row["value"])),
+                        interval(row),
+                        number(row["baseline"]),
+                        number(row["n"]),
+                    )
+                )
         st.html(table(("metric", "value", "interval", "baseline", "n"), rows, numeric=[1, 2, 3, 4]))
         st.html(element("p", anchor("head", f"Open the attention patterns of head {picked} →", run=run.id, h=picked)))
 
@@ -104,5 +131,13 @@ def _ranking(run: Run, metric: str, mine: dict[tuple[int, int], Row], ranked: li
             row = mine[layer, head]
             above = row["low"] is not None and row["baseline"] is not None and row["low"] > row["baseline"]
             mark: Html | str = element("span", "above baseline", class_="badge") if above else ""
-            rows.append((anchor("head", f"{layer}.{head}", run=run.id, h=f"{layer}.{head}"), number(row["value"]), interval(row), number(row["baseline"]), mark))
+            rows.append(
+                (
+                    anchor("head", f"{layer}.{head}", run=run.id, h=f"{layer}.{head}"),
+                    number(row["value"]),
+                    interval(row),
+                    number(row["baseline"]),
+                    mark,
+                )
+            )
         st.html(table(("head", "value", "interval", "baseline", ""), rows, numeric=[1, 2, 3]))

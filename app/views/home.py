@@ -10,37 +10,58 @@ from interp.runs import Run
 from interp.viz.html import Html, element, facts, join, number, percent, table
 from saes.errors import InputError
 
-STEPS = {"cache": "activations", "train": "dictionary", "evaluate": "evaluation", "describe": "features", "heads": "heads", "circuit": "circuit"}
+STEPS = {
+    "cache": "activations",
+    "train": "dictionary",
+    "evaluate": "evaluation",
+    "describe": "features",
+    "heads": "heads",
+    "circuit": "circuit",
+}
 PACKAGES = ("torch", "transformer-lens", "transformers", "streamlit", "plotly", "pyarrow", "safetensors")
 
 
 def page() -> None:
     """Draw the page."""
-    with widgets.page("home", "Interpretability workbench", "Train dictionaries on a model, explore their features and heads, find the circuit behind a task."):
+    with widgets.page(
+        "home",
+        "Interpretability workbench",
+        "Train dictionaries on a model, explore their features and heads, find the circuit behind a task.",
+    ):
         found = session.all_runs()
         stages = {stage: sum(run.stage == stage for run in found) for stage in STEPS}
         _flow(stages)
         if not found:
-            widgets.missing(f"No runs under {session.root()} yet. This command makes a whole family of them on a real model, and narrates it.", "interp demo")
+            widgets.missing(
+                f"No runs under {session.root()} yet. This command makes a whole family of them on a real model, and narrates it.",
+                "interp demo",
+            )
             return
         _dictionaries(found)
         left, right = st.columns(2)
         with left:
             _others("heads", "Attention heads", "Scores of every head on known patterns, with stored attention patterns.", "heads")
         with right:
-            _others("circuit", "Circuits", "Which nodes a task needs: exact and estimated effects, and faithfulness of what is kept.", "circuit")
+            _others(
+                "circuit", "Circuits", "Which nodes a task needs: exact and estimated effects, and faithfulness of what is kept.", "circuit"
+            )
         _everything(found)
 
 
 def _flow(stages: dict[str, int]) -> None:
-    steps = [element("span", f"{name} ", element("b", count), class_="on" if count else None) for name, count in zip(STEPS.values(), stages.values(), strict=True)]
+    steps = [
+        element("span", f"{name} ", element("b", count), class_="on" if count else None)
+        for name, count in zip(STEPS.values(), stages.values(), strict=True)
+    ]
     arrow, beside = element("i", "→"), element("i", "·")
     st.html(element("div", join(steps[:4], arrow), beside, steps[4], beside, steps[5], class_="flow"))
 
 
 def _dictionaries(found: list[Run]) -> None:
     trains = [run for run in found if run.stage == "train"]
-    with widgets.panel("Dictionaries", "Sparse dictionaries trained on one site of a model. Open the features, or compare the training curves."):
+    with widgets.panel(
+        "Dictionaries", "Sparse dictionaries trained on one site of a model. Open the features, or compare the training curves."
+    ):
         if not trains:
             widgets.missing("No dictionary has been trained yet.", "interp train --help")
             return
@@ -57,11 +78,16 @@ def _dictionary(run: Run) -> Html:
     described = next(iter(session.children(run.id, "describe")), None)
     links = [anchor("runs", "Curves", class_="go", sel=run.id)]
     if described:
-        links += [anchor("explorer", "Explore features", class_="go", run=described.id), anchor("feature", "Feature", class_="go", run=described.id)]
+        links += [
+            anchor("explorer", "Explore features", class_="go", run=described.id),
+            anchor("feature", "Feature", class_="go", run=described.id),
+        ]
     shown = [("L0", "l0", number), ("FVU", "fvu", number), ("CE recovered", "ce_recovered_mean", percent), ("dead", "dead_share", percent)]
     rows = [(label, write(figures[name])) for label, name, write in shown if isinstance(figures.get(name), (int, float))]
     head = element("h4", f"{_model(run)} · {config.get('site', '?')}")
-    return element("div", head, element("p", widgets.architecture(run), " · ", run.id, class_="quiet"), facts(rows), join(links), class_="card")
+    return element(
+        "div", head, element("p", widgets.architecture(run), " · ", run.id, class_="quiet"), facts(rows), join(links), class_="card"
+    )
 
 
 def _model(run: Run) -> str:
@@ -84,10 +110,14 @@ def _card(run: Run, page_name: str) -> Html:
     config = readers.config(run)
     task = config.get("task")
     name = task.get("kind", "") if isinstance(task, dict) else str(task or "")
-    figures = [(k.replace("_", " "), number(v) if isinstance(v, (int, float)) else v) for k, v in session.read(readers.summary, run).items()]
+    figures = [
+        (k.replace("_", " "), number(v) if isinstance(v, (int, float)) else v) for k, v in session.read(readers.summary, run).items()
+    ]
     title = element("h4", " · ".join(part for part in (str(config.get("model", "?")), name.upper()) if part))
     plain = [pair for pair in figures if isinstance(pair[1], str)][:4]
-    return element("div", title, element("p", run.id, class_="quiet"), facts(plain), anchor(page_name, "Open", class_="go", run=run.id), class_="card")
+    return element(
+        "div", title, element("p", run.id, class_="quiet"), facts(plain), anchor(page_name, "Open", class_="go", run=run.id), class_="card"
+    )
 
 
 def _everything(found: list[Run]) -> None:
@@ -96,7 +126,15 @@ def _everything(found: list[Run]) -> None:
         for run in found:
             files = run.manifest
             size = sum(entry["size"] for entry in files.values())
-            rows.append((element("code", run.id), widgets.age(run), f"{number(size / 1e6)} MB", ", ".join(sorted(files)), element("code", run.command)))
+            rows.append(
+                (
+                    element("code", run.id),
+                    widgets.age(run),
+                    f"{number(size / 1e6)} MB",
+                    ", ".join(sorted(files)),
+                    element("code", run.command),
+                )
+            )
         st.html(table(("run", "made", "size", "files", "command"), rows, numeric=[2]))
         st.html(element("p", " · ".join(f"{name} {_version(name)}" for name in PACKAGES), class_="quiet"))
 

@@ -46,7 +46,9 @@ def _choose(found: list[Run]) -> list[Run]:
     names = [run.id for run in found]
     session.default("sel", names[:4])
     titles = {run.id: widgets.architecture(run) for run in found}
-    picked = st.multiselect("runs to draw", names, key="sel", bind="query-params", max_selections=MOST, help="At most eight, so that colours stay apart.")
+    picked = st.multiselect(
+        "runs to draw", names, key="sel", bind="query-params", max_selections=MOST, help="At most eight, so that colours stay apart."
+    )
     st.html(element("p", join((element("span", f"{name}: {titles[name]}") for name in picked), " · "), class_="quiet"))
     return [session.open_run(name, "train") for name in picked]
 
@@ -57,7 +59,14 @@ def _live() -> None:
     for folder in session.running():
         total, rows = readers.progress(folder)
         with st.container(border=True):
-            st.html(element("div", element("h3", "Running: ", folder.name.removesuffix(".part")), element("p", _remaining(total, rows)), class_="panel"))
+            st.html(
+                element(
+                    "div",
+                    element("h3", "Running: ", folder.name.removesuffix(".part")),
+                    element("p", _remaining(total, rows)),
+                    class_="panel",
+                )
+            )
             last = rows[-1] if rows else {}
             st.progress(min(1.0, last.get("step", 0) / total) if total else 0.0)
             st.html(facts([(definitions.title(k), number(v)) for k, v in last.items() if isinstance(v, (int, float))]))
@@ -109,7 +118,13 @@ def _curves(chosen: Sequence[Run]) -> None:
         ]  # fmt: skip
         figure = curves.training_curves(lines, metrics, session.theme(), weight, x_title=axis)
         st.plotly_chart(figure, key="curves", alt=f"Training curves of {', '.join(metrics)} for {len(chosen)} runs")
-        st.html(element("p", join((element("span", element("b", definitions.title(m)), f" {definitions.meaning(m)}") for m in metrics), " "), class_="quiet"))
+        st.html(
+            element(
+                "p",
+                join((element("span", element("b", definitions.title(m)), f" {definitions.meaning(m)}") for m in metrics), " "),
+                class_="quiet",
+            )
+        )
 
 
 def _evaluations(run: Run) -> dict[str, tuple[float, float, float]]:
@@ -145,7 +160,11 @@ def _differences(chosen: Sequence[Run]) -> None:
     with widgets.panel("What differs", "Fields of the configurations that are not equal in all chosen runs."):
         flat = {run.id: {**widgets.flatten(readers.config(run)), **run.config.get("parents", {})} for run in chosen}
         names = sorted({name for fields in flat.values() for name in fields})
-        rows = [(element("code", n), *(fields.get(n, "–") for fields in flat.values())) for n in names if len({f.get(n) for f in flat.values()}) > 1]
+        rows = [
+            (element("code", n), *(fields.get(n, "–") for fields in flat.values()))
+            for n in names
+            if len({f.get(n) for f in flat.values()}) > 1
+        ]
         if not rows:
             st.html(element("p", "Nothing: fewer than two runs, or equal configurations.", class_="quiet"))
             return
@@ -159,6 +178,13 @@ def _table(found: Sequence[Run]) -> None:
             values = _evaluations(run)
             described = next(iter(session.children(run.id, "describe")), None)
             goal = anchor("explorer", "explore features", run=described.id) if described else element("code", f"interp describe {run.id}")
-            rows.append((anchor("runs", run.id, sel=run.id), widgets.architecture(run), *(number(values[c][0]) if c in values else "–" for c in COLUMNS), goal))
+            rows.append(
+                (
+                    anchor("runs", run.id, sel=run.id),
+                    widgets.architecture(run),
+                    *(number(values[c][0]) if c in values else "–" for c in COLUMNS),
+                    goal,
+                )
+            )
         heads = [definitions.title(c) for c in COLUMNS]
         st.html(table(("run", "architecture", *heads, "features"), rows, numeric=range(2, 2 + len(COLUMNS))))

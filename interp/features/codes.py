@@ -4,10 +4,11 @@ Codes arrive token by token, statistics are latent by latent. So the codes of a 
 some latents joins their slices of all pieces: an external sort. Every statistic is then exact and independent of the order in which tokens
 came; memory holds one piece or the latents at hand, never tokens x d_dict. Merging two corpora is reading both folders.
 
-    <first>-<stop>.safetensors   {offsets [d_dict + 1], positions int32 [n], values float32 [n]}, compressed columns of the tokens from
-                                 flat position first to stop; positions count from first; the slice of latent i is offsets[i] : offsets[i + 1]
+    <first>-<stop>.safetensors   {offsets [d_dict + 1], positions int32 [n], values float32 [n]}: compressed columns of the tokens from flat
+                                 position first to stop; positions count from first; offsets[i] : offsets[i + 1] is the slice of latent i
 """
 
+import itertools
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,22 @@ class Latent:
         return np.where(self.positions[found] == positions, self.values[found], np.float32(0))
 
 
+@dataclass(frozen=True)
+class Entries:
+    """Active latents of some tokens, one entry for each (token, latent)."""
+
+    values: Float[np.ndarray, " n"]
+    latents: Int[np.ndarray, " n"]
+    positions: Int[np.ndarray, " n"]
+    """Flat positions."""
+
+    @staticmethod
+    def of(values: Float[np.ndarray, "token k"], indices: Int[np.ndarray, "token k"], positions: Int[np.ndarray, " token"]) -> "Entries":
+        """From k slots a token; slots without activation are left out."""
+        token, slot = np.nonzero(values > 0)
+        return Entries(values[token, slot].astype(np.float32), indices[token, slot], positions[token])
+
+
 @dataclass
 class Writer:
     """Collects codes and writes a piece whenever enough have come; continues after the last piece that is there."""
@@ -50,42 +67,33 @@ class Writer:
     folder: Path
     d_dict: int
     limit: int = PIECE
-    _parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
-    _entries: int = 0
+    first: int = field(init=False)
+    """The flat position up to which everything is on disk."""
+    _parts: list[Entries] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.first = max((stop for _, stop, _ in pieces(self.folder)), default=0)
 
-    def update(
-        self, values: Float[np.ndarray, "n k"], indices: Int[np.ndarray, "n k"], positions: Int[np.ndarray, " n"], stop: int
-    ) -> None:
-        """Add the codes of tokens at flat positions from the last `stop` to this one; zeros among the values are padding."""
-        token, slot = np.nonzero(values > 0)
-        self._parts.append((values[token, slot].astype(np.float32), indices[token, slot], positions[token] - self.first))
-        self._entries += len(token)
-        if self._entries >= self.limit:
+    def update(self, entries: Entries, stop: int) -> None:
+        """Add the codes of all tokens from the last `stop` to this flat position."""
+        self._parts.append(entries)
+        if sum(len(part.values) for part in self._parts) >= self.limit:
             self.flush(stop)
 
     def flush(self, stop: int) -> None:
         """Write what has come as the piece that ends before flat position `stop`."""
         if stop > self.first:
-            columns = [np.concatenate(column) for column in zip(*self._parts, strict=True)] if self._parts else [np.zeros(0, np.int32)] * 3
-            write_piece(self.folder, self.first, stop, columns[0].astype(np.float32), columns[1], columns[2], self.d_dict)
-        self.first, self._entries = stop, 0
+            write_piece(self.folder, self.first, stop, self.d_dict, self._parts)
+        self.first = stop
         self._parts.clear()
 
 
-def write_piece(
-    folder: Path,
-    first: int,
-    stop: int,
-    values: Float[np.ndarray, " n"],
-    latents: Int[np.ndarray, " n"],
-    positions: Int[np.ndarray, " n"],
-    d_dict: int,
-) -> None:
-    """Sort entries by latent, then position, and write them; positions count from `first`."""
+def write_piece(folder: Path, first: int, stop: int, d_dict: int, parts: list[Entries]) -> None:
+    """Sort entries by latent, then position, and write them."""
+    values = np.concatenate([part.values for part in parts])
+    latents = np.concatenate([part.latents for part in parts])
+    positions = np.concatenate([part.positions for part in parts]) - first
     columns = coo_array((values, (positions, latents)), shape=(stop - first, d_dict)).tocsc()
     columns.sort_indices()
     tensors = {"offsets": columns.indptr, "positions": columns.indices.astype(np.int32), "values": columns.data}
@@ -108,7 +116,7 @@ class Codes:
     @cached_property
     def _pieces(self) -> list[tuple[int, np.ndarray, Any]]:
         found = sorted(piece for folder in self.folders for piece in pieces(folder))
-        for (_, stop, _), (first, _, path) in zip(found, found[1:], strict=False):
+        for (_, stop, _), (first, _, path) in itertools.pairwise(found):
             assert stop <= first, f"{path} repeats tokens of the piece before it"
         files = [(first, safe_open(path, "np")) for first, _, path in found]
         return [(first, file.get_tensor("offsets"), file) for first, file in files]
@@ -119,19 +127,16 @@ class Codes:
 
     def n_active(self) -> Int[np.ndarray, " d_dict"]:
         """On how many tokens each latent is active."""
-        return np.sum([np.diff(offsets) for _, offsets, _ in self._pieces], axis=0, dtype=np.int64)
+        return np.asarray(np.sum([np.diff(offsets) for _, offsets, _ in self._pieces], axis=0, dtype=np.int64))
 
     def latents(self, start: int, stop: int) -> list[Latent]:
         """Latents start to stop with all their active tokens."""
         parts = [_slice(first, offsets[start : stop + 1], file) for first, offsets, file in self._pieces]
-        return [
-            Latent(
-                start + i,
-                np.concatenate([p[o[i] : o[i + 1]] for o, p, _ in parts]),
-                np.concatenate([v[o[i] : o[i + 1]] for o, _, v in parts]),
-            )
-            for i in range(stop - start)
-        ]
+        return [_joined(start + i, [(p[o[i] : o[i + 1]], v[o[i] : o[i + 1]]) for o, p, v in parts]) for i in range(stop - start)]
+
+
+def _joined(index: int, parts: list[tuple[np.ndarray, np.ndarray]]) -> Latent:
+    return Latent(index, np.concatenate([positions for positions, _ in parts]), np.concatenate([values for _, values in parts]))
 
 
 def _slice(first: int, offsets: np.ndarray, file: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -114,10 +114,10 @@ def silent(latent: Latent, like: Int[np.ndarray, " top"], n: int, occurrences: O
 
 def _silent_places(latent: Latent, places: Int[np.ndarray, " places"], n: int, start: int) -> Int[np.ndarray, " m"]:
     """The first n silent places from a start of the latent's own, so that latents do not share their examples."""
-    for size in dict.fromkeys((min(_GLANCE, len(places)), len(places))):
-        begin = start % len(places)
-        looked = np.concatenate((places[begin : begin + size], places[: max(0, begin + size - len(places))]))
-        free = looked[latent.at(looked) == 0]
-        if len(free) >= n:
-            break
+    begin = start % len(places)
+    glance = places[begin : begin + _GLANCE]
+    free = glance[latent.at(glance) == 0]
+    if len(free) < n:
+        around = np.concatenate((places[begin:], places[:begin]))
+        free = around[latent.at(around) == 0]
     return free[:n]

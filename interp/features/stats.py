@@ -64,5 +64,6 @@ def row(latent: Latent, tokens: Int[np.ndarray, " positions"], n_tokens: int) ->
     return {
         "latent": latent.index, "n_active": n_active, "density": density(n_active, n_tokens),
         "max_act": float(values.max(initial=0.0)), "mean_act": mean(values),
-        "p50": p50, "p90": p90, "p99": p99, "top_token": use.top, "top_token_share": use.share, "token_entropy": use.entropy, "dead": n_active == 0,
+        "p50": p50, "p90": p90, "p99": p99, "top_token": use.top, "top_token_share": use.share, "token_entropy": use.entropy,
+        "dead": n_active == 0,
     }  # fmt: skip

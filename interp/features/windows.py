@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, UInt
 
 from interp.features import hashing
 from interp.features.codes import Latent
@@ -15,8 +15,8 @@ WINDOW, BEFORE = 32, 20
 # Row group i of the file holds latents 64 i to 64 i + 63, so that one latent is one small read.
 GROUP = 64
 SCHEMA = pa.schema({
-    "latent": pa.int32(), "bucket": pa.uint8(), "rank": pa.uint16(), "seq": pa.int32(), "pos": pa.uint16(), "act": pa.float16(), "start": pa.uint16(),
-    "acts": pa.list_(pa.float16(), WINDOW), "fold": pa.uint64(),
+    "latent": pa.int32(), "bucket": pa.uint8(), "rank": pa.uint16(), "seq": pa.int32(), "pos": pa.uint16(), "act": pa.float16(),
+    "start": pa.uint16(), "acts": pa.list_(pa.float16(), WINDOW), "fold": pa.uint64(),
 })  # fmt: skip
 
 
@@ -51,9 +51,7 @@ def table(parts: list[dict[str, np.ndarray]], tokens: Int[np.ndarray, "seq conte
     return pa.table(columns, schema=SCHEMA.with_metadata(dict(metadata)))
 
 
-def _shown(
-    seq: Int[np.ndarray, " n"], start: Shaped[np.ndarray, " n"], tokens: Int[np.ndarray, "seq context"]
-) -> Int[np.ndarray, "n window"]:
+def _shown(seq: Int[np.ndarray, " n"], start: UInt[np.ndarray, " n"], tokens: Int[np.ndarray, "s context"]) -> Int[np.ndarray, "n window"]:
     """The tokens of windows, -1 beyond the end of a short sequence."""
     within = start[:, None].astype(np.int64) + np.arange(WINDOW)
     context = tokens.shape[1]

@@ -1,14 +1,14 @@
 """Copying: does a head raise the logit of the token that it attends to? The copy score of Wang et al. 2022 (IOI, section 3.3).
 
-For a token x alone after BOS, let e(x) be the residual stream after layer 0 (the effective embedding; the plain embedding for heads of layer 0
-itself). Head h of layer l, attending fully to x, adds to the logits
+For a token x alone after BOS, let e(x) be the residual stream after layer 0, the effective embedding (for heads of layer 0 the embedding).
+Head h of layer l, attending fully to x, adds to the logits
 
     o(x) = norm_l(e(x)) W_V W_O W_U'        W_U' = the unembedding with gain and centring of the final norm folded in
 
-and `copying` is the share of sampled tokens for which x itself is among the 5 largest of the whole vocabulary in o(x). The layer's own norm is applied to e(x)
-exactly. The final norm's scale is one positive factor per row and its bias no work of the head, so neither enters. Query heads that share
-a key-value head share W_V and differ in W_O. The interval is Wilson's, over tokens; the baseline is the same share for the logit
-of another sampled token, which a head that always promotes the same tokens scores as well.
+and `copying` is the share of sampled tokens for which the logit of x itself is among the 5 largest of the whole vocabulary. The layer's own
+norm is applied to e(x) exactly. The final norm's scale is one positive factor per row and its bias no work of the head, so neither enters.
+Query heads that share a key-value head share W_V and differ in W_O. The interval is Wilson's, over tokens; the baseline is the same share
+for the logit of another sampled token, which a head that always promotes the same tokens reaches as well.
 
 Not used: the eigenvalue score sum(l) / sum|l| of W_E W_V W_O W_U (Elhage et al. 2021). With tied embeddings it says little: in
 SmolLM2 it is 1.00 for heads that copy none of 100 tokens and negative for heads 23.0 and 23.2, which copy names.
@@ -58,8 +58,8 @@ def embedded(model: Model, tokens: Int[Tensor, " n"], layer: int) -> Float[Tenso
 def writes(model: Model, layer: int, resid: Float[Tensor, "n d_model"]) -> Float[Tensor, "n head d_model"]:
     """What each head adds to the residual stream when it attends fully to a position that holds `resid`, without the bias of W_O.
 
-    In a sequence of one token every head attends to that token alone, so the layer's own code gives norm, W_V and its bias, and the sharing of
-    key-value heads.
+    In a sequence of one token every head attends to that token alone, so the layer's own code gives the norm, W_V with its bias, and the
+    sharing of key-value heads.
     """
     z = reduced(model, [Site(layer, "z")], lambda z: z[:, 0], lambda: model.forward_from(layer, resid[:, None]))[0]
     return torch.einsum("nhd,hdm->nhm", z.float(), model.w_o(layer).float())

@@ -1,6 +1,6 @@
 """Attention patterns of a few short examples, stored so that the app can draw any head without a model.
 
-The examples show what heads are known for: plain prose, an indirect object, a list, repeated names, code-like text, and repeated random tokens.
+The examples show what heads are known for: plain prose, an indirect object, repeated names, a list, code, and repeated random tokens.
 """
 
 from collections.abc import Sequence

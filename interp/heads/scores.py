@@ -10,11 +10,9 @@ five scores. With A[q, k] the attention from query q to key k, and t the positio
     bos               A[t, 0]                 attention to the first position, BOS where the model has one: the resting place of idle heads
     entropy           -sum_k A log A / log(t + 1)     0: one key, 1: uniform over all keys that a causal head may see
 
-Random text is not the text the model was trained on: `bos` is higher and `entropy` lower or higher on prose. The scores say what
-a head does on this input, not what it is for; effects on a task belong to `interp.circuits`.
-
-A score is the mean over sequences, with a 95 % interval by Student's t over the per-sequence values, cut to [0, 1]. Its baseline is the same
-score of a uniform causal pattern, A[q, k] = 1 / (q + 1).
+The scores say what a head does on this input, not what it is for: prose has other triggers, and effects on a task belong to
+`interp.circuits`. A score is the mean over sequences, with a 95 % interval by Student's t over the per-sequence values, cut to [0, 1].
+Its baseline is the same score of a uniform causal pattern, A[q, k] = 1 / (q + 1).
 """
 
 from collections.abc import Iterator, Mapping

@@ -5,7 +5,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,8 +36,8 @@ class Model:
     """The name that loads it again: `smollm2`, a Hub id or a folder."""
     revision: str
     """What the weights are: a commit, or a hash of the files."""
-    bridge: TransformerBridge
-    tokenizer: PreTrainedTokenizerBase
+    bridge: TransformerBridge = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
 
     @property
     def n_layers(self) -> int:

@@ -1,6 +1,6 @@
 """`interp describe`: what every latent of a dictionary does, in one pass over the cached corpus.
 
-1. Encode the kept tokens once; their sparse codes are kept on disk, sorted by latent (`interp.features.codes`), and a killed run resumes here.
+1. Encode the kept tokens once; their sparse codes stay on disk, sorted by latent (`interp.features.codes`). A killed run resumes here.
 2. Read them back 64 latents at a time: exact statistics, histograms, examples.
 3. From the weights alone: direct effect on logits, nearest decoder directions. The model serves this step only.
 
@@ -18,27 +18,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import tyro
-from jaxtyping import Bool, UInt32
+from jaxtyping import UInt32
 from safetensors.torch import save_file
 from torch import Tensor
 
 from interp import runs
 from interp.features import examples, histogram, latents, logits, neighbours, stats, windows
-from interp.features.codes import PIECE, Codes, Latent, Writer
+from interp.features.codes import PIECE, Codes, Latent
+from interp.features.corpus import BATCH, Corpus
 from interp.features.examples import Occurrences, Quota
+from interp.features.latents import Geometry
 from interp.models import Model, device_of, load, source
 from interp.progress import bar
-from interp.runs import Draft, Run, written
+from interp.runs import Draft, written
 from interp.sites import Site
 from interp.stages.base import Context, Plan
 from interp.stages.cache import write_arrow
 from interp.store import Store
 from saes import files
 from saes.errors import InputError
-from saes.sparse import SparseDictionary
 
-# Pre-activations of one batch: 128 MB in float32.
-_BATCH = 1 << 25
 # Measured on one core with 32 active latents a token: reading, statistics and examples of a latent.
 _SECONDS_PER_LATENT, _SECONDS_PER_ENTRY = 3e-4, 3e-7
 
@@ -54,7 +53,7 @@ class Describe:
     """The train run."""
     tokens: int = 0
     """How many tokens of the cached corpus to read, whole sequences from the start; 0 takes all."""
-    examples: Quota = Quota()
+    examples: Quota = Quota()  # noqa: RUF009 (frozen)
     """How many examples of each kind a latent gets."""
     seed: int = 0
     """Seed of the sampled examples."""
@@ -79,29 +78,29 @@ class Describe:
         n, d_dict, entries = corpus.n_tokens, corpus.dictionary.d_dict, probe.l0 * corpus.n_tokens
         return Plan(
             {
-                "dictionary": f"{corpus.train.id}, {d_dict:,} latents on {corpus.site}, {probe.l0:.1f} active a token by a probe",
+                "dictionary": f"{self.dictionary}, {d_dict:,} latents on {corpus.site}, {probe.l0:.1f} active a token by a probe",
                 "tokens": f"{n:,} in {corpus.n_seq:,} sequences, each encoded once; {probe.tokens_per_s:,.0f} tokens/s by a probe",
                 "scratch": f"{8 * entries / 1e6:,.0f} MB of sparse codes, removed at the end",
             },
             disk=int(8 * entries + d_dict * (90 * self.examples.total + 1200)),
-            memory=4 * model.n_parameters + 12 * max(_BATCH, corpus.store.context * d_dict) + 48 * PIECE + 1500 * d_dict,
+            memory=4 * model.n_parameters + 12 * max(BATCH, corpus.store.context * d_dict) + 48 * PIECE + 1500 * d_dict,
             seconds=n / probe.tokens_per_s + _SECONDS_PER_ENTRY * entries + (_SECONDS_PER_LATENT + probe.seconds_per_latent) * d_dict,
         )
 
     def work(self, draft: Draft, ctx: Context) -> None:
         started = time.monotonic()
         corpus = self._corpus(ctx)
-        metadata = self._metadata(corpus)
+        metadata = self._metadata(ctx, corpus)
         codes = corpus.encode(draft.path / "checkpoint")
         tables, activations = self._describe(draft.path / "examples.parquet", corpus, codes, metadata)
-        geometry = _geometry(self._model(ctx), corpus)
+        geometry = Geometry.of(self._model(ctx), corpus.site, corpus.dictionary)
         table = latents.table(tables, geometry, metadata)
         write_arrow(draft.path / "latents.arrow", table)
-        _write_geometry(draft.path, geometry, activations, metadata)
+        _write_weights(draft.path, geometry, activations, metadata)
         seconds = {"seconds": round(time.monotonic() - started, 1)}
         draft.write_json("summary.json", {**latents.summary(table, corpus.n_tokens), **seconds})
 
-    def _corpus(self, ctx: Context) -> "_Corpus":
+    def _corpus(self, ctx: Context) -> Corpus:
         train = runs.open_run(ctx.root, self.dictionary, "train")
         site = Site.parse(train.config["config"]["site"])
         store = Store.open(train.parent("store"), site)
@@ -111,20 +110,23 @@ class Describe:
             raise InputError(
                 f"{store.run.id} has no token to describe {train.id} with: all are BOS, padding or outliers; ask for more --tokens"
             )
-        return _Corpus(train, store, site, files.load(train.path).to(device_of(ctx.device)), keep)
+        return Corpus(store, site, files.load(train.path).to(device_of(ctx.device)), keep)
 
     def _model(self, ctx: Context) -> Model:
         cache = runs.open_run(ctx.root, self.dictionary, "train").parent("store")
         return load(cache.config["config"]["model"], "float32", ctx.device)
 
-    def _metadata(self, corpus: "_Corpus") -> dict[str, str]:
+    def _metadata(self, ctx: Context, corpus: Corpus) -> dict[str, str]:
         """What every table says it was computed from."""
         return {
-            "model_revision": corpus.store.run.config["config"]["model_revision"], "dictionary": corpus.train.id, "tokens": str(corpus.n_tokens),
-            "seed": str(self.seed), "definitions": stats.DEFINITIONS,
-        }  # fmt: skip
+            "model_revision": corpus.store.run.config["config"]["model_revision"],
+            "dictionary": runs.open_run(ctx.root, self.dictionary).id,
+            "tokens": str(corpus.n_tokens),
+            "seed": str(self.seed),
+            "definitions": stats.DEFINITIONS,
+        }
 
-    def _describe(self, path: Path, corpus: "_Corpus", codes: Codes, metadata: dict[str, str]) -> tuple[list[pa.Table], Tensor]:
+    def _describe(self, path: Path, corpus: Corpus, codes: Codes, metadata: dict[str, str]) -> tuple[list[pa.Table], Tensor]:
         """Write the examples, a row group for 64 latents; return statistics and activation histograms."""
         occurrences = Occurrences.of(corpus.flat, corpus.keep.ravel(), self.seed)
         tables, counts = [], []
@@ -144,62 +146,10 @@ class Describe:
                 progress.update(len(group))
         return tables, torch.from_numpy(np.stack(counts))
 
-    def _examples(self, group: list[Latent], corpus: "_Corpus", occurrences: Occurrences, metadata: dict[str, str]) -> pa.Table:
+    def _examples(self, group: list[Latent], corpus: Corpus, occurrences: Occurrences, metadata: dict[str, str]) -> pa.Table:
         context = corpus.store.context
         parts = [windows.rows(latent, examples.choose(latent, self.examples, occurrences), context) for latent in group]
         return windows.table(parts, corpus.store.tokens, metadata)
-
-
-@dataclass(frozen=True, eq=False)
-class _Corpus:
-    """A dictionary and the cached sequences that it is described on."""
-
-    train: Run
-    store: Store
-    site: Site
-    dictionary: SparseDictionary
-    keep: Bool[np.ndarray, "seq context"]
-    """Tokens that count."""
-
-    @property
-    def n_seq(self) -> int:
-        return len(self.keep)
-
-    @property
-    def n_tokens(self) -> int:
-        return int(self.keep.sum())
-
-    @property
-    def flat(self) -> np.ndarray:
-        """The token at each flat position."""
-        return self.store.tokens[: self.n_seq].ravel()
-
-    @property
-    def batch(self) -> int:
-        """Sequences encoded at once, which keeps the pre-activations small whatever the width."""
-        return max(1, _BATCH // (self.dictionary.d_dict * self.store.context))
-
-    def encode(self, folder: Path) -> Codes:
-        """Encode all kept tokens into `folder`, after the pieces that are already there."""
-        writer, context = Writer(folder, self.dictionary.d_dict), self.store.context
-        first = writer.first // context
-        with bar(self.n_seq * context, "tok", "encode", initial=first * context) as progress:
-            for start in range(first, self.n_seq, self.batch):
-                stop = min(start + self.batch, self.n_seq)
-                values, indices = self.codes(start, stop)
-                positions = start * context + np.flatnonzero(self.keep[start:stop])
-                writer.update(values.cpu().numpy(), indices.cpu().numpy(), positions, stop * context)
-                progress.update((stop - start) * context)
-        writer.flush(self.n_seq * context)
-        return Codes((folder,))
-
-    @torch.no_grad()
-    def codes(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Values and latents, [token, k], of the kept tokens of sequences start to stop."""
-        kept = torch.from_numpy(self.keep[start:stop])
-        x = self.store.sequences(self.site, start, stop)[kept]
-        code = self.dictionary.encode_sparse(x.to(self.dictionary.W_enc))
-        return code.values, code.indices
 
 
 @dataclass(frozen=True)
@@ -212,16 +162,17 @@ class _Probe:
     """For logits and neighbours."""
 
     @staticmethod
-    def of(corpus: _Corpus, model: Model) -> "_Probe":
+    def of(corpus: Corpus, model: Model) -> "_Probe":
         stop = min(corpus.batch, corpus.n_seq, max(1, 2048 // corpus.store.context))
-        corpus.codes(0, stop)
-        values, seconds = _timed(lambda: corpus.codes(0, stop)[0].cpu())
+        corpus.entries(0, stop)
+        entries, seconds = _timed(lambda: corpus.entries(0, stop))
         some = corpus.dictionary.directions()[:1024]
         _, near = _timed(lambda: neighbours.nearest(some))
         residual = logits.to_residual(model, corpus.site, some[:64])
-        _, effect = _timed(lambda: residual is not None and logits.summarise(model, residual))
-        per_latent = effect / len(some[:64]) + near / len(some) * corpus.dictionary.d_dict / len(some)
-        return _Probe(stop * corpus.store.context / seconds, float((values > 0).sum() / max(1, len(values))), per_latent)
+        _, effects = _timed(lambda: residual is not None and logits.summarise(model, residual))
+        # Each latent is compared with d_dict others instead of the probe's.
+        per_latent = effects / len(some[:64]) + near / len(some) * corpus.dictionary.d_dict / len(some)
+        return _Probe(stop * corpus.store.context / seconds, len(entries.values) / max(1, corpus.keep[:stop].sum()), per_latent)
 
 
 def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
@@ -229,21 +180,7 @@ def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
     return function(), time.perf_counter() - start
 
 
-@torch.no_grad()
-def _geometry(model: Model, corpus: _Corpus) -> latents.Geometry:
-    """Everything that needs the weights alone."""
-    dictionary = corpus.dictionary
-    directions, encoder = dictionary.directions(), dictionary.W_enc.T
-    residual = logits.to_residual(model, corpus.site, directions)
-    return latents.Geometry(
-        dec_norm=neighbours.norms(directions),
-        enc_dec_cos=neighbours.cosines(encoder, directions) if encoder.shape == directions.shape else None,
-        neighbours=neighbours.nearest(directions),
-        effects=None if residual is None else logits.summarise(model, residual),
-    )
-
-
-def _write_geometry(folder: Path, geometry: latents.Geometry, activations: UInt32[Tensor, "d_dict bins"], metadata: dict[str, str]) -> None:
+def _write_weights(folder: Path, geometry: latents.Geometry, activations: UInt32[Tensor, "d_dict bins"], metadata: dict[str, str]) -> None:
     """`histograms`, `logits` (only where the site writes to the residual stream) and `neighbours`."""
     near, effects = geometry.neighbours, geometry.effects
     histograms = {"acts": activations}

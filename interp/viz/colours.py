@@ -1,18 +1,22 @@
 """Colours of every picture: a cividis-like sequential scale, a blue-orange diverging one, and ink that can be read on both.
 
 Cividis (Nuñez, Anderton, Renslow 2018) has monotone lightness and looks alike with and without red-green deficiency. On a light page
-it runs from pale yellow to dark blue, on a dark page the other way, so that strong always stands out from the background.
+it runs from pale yellow to dark blue, on a dark page from dark blue to yellow: strong stands out, weak fades into the background.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# Ten evenly spaced samples of cividis, dark blue to yellow.
+# Ten evenly spaced samples of cividis, dark blue to yellow, for dark pages.
 CIVIDIS = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838")
+# The same course from yellow to dark blue, its weak end bleached so that it fades into a light page.
+BLEACHED = ("#fdf7d4", "#faecaa", "#f0dc84", "#dac871", "#bdb075", "#9f9977", "#7f7f78", "#5f6672", "#3c4a6b", "#12305f")
 BLUES = ("#08306b", "#1f5a9a", "#4a8bc2", "#8bbbdf", "#c9dff0")
 ORANGES = ("#fde0c2", "#f9b97c", "#ec8c3a", "#c8620f", "#8a3b04")
 LEVELS = 10
+# What would be written as .00 is drawn as nothing.
+FAINT = 0.005
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Palette:
 
 
 LIGHT = Palette(
-    "light", "#ffffff", "#1a2433", "#5b6675", "#dfe4ea", CIVIDIS[::-1], (*BLUES, "#f4f4f2", *ORANGES),
+    "light", "#ffffff", "#1a2433", "#5b6675", "#dfe4ea", BLEACHED, (*BLUES, "#f4f4f2", *ORANGES),
     ("#0b62a8", "#d55e00", "#7b4fa3", "#0f8a6c", "#b07a00", "#5b6675"), "#1f5a9a", "#c8620f",
 )  # fmt: skip
 DARK = Palette(
@@ -68,8 +72,8 @@ def ink(background: str) -> str:
 
 
 def level(value: float, scale: float) -> int:
-    """0 for nothing, 1 to `LEVELS` for a share of the scale."""
-    if not (value > 0 and scale > 0):
+    """1 to `LEVELS` for a share of the scale, 0 for less than `FAINT` of it."""
+    if not (scale > 0 and value >= FAINT * scale):
         return 0
     return min(LEVELS, int(LEVELS * value / scale * 0.9999) + 1)
 

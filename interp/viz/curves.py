@@ -69,7 +69,12 @@ def training_curves(
     figure.update_xaxes(type="log" if log_x else "linear", tickformat="~s")
     figure.update_xaxes(title_text=x_title, row=rows)
     return style(
-        figure, theme, 60 + 210 * rows, legend={"orientation": "h", "y": -0.14 / rows, "yanchor": "top", "x": 0}, hovermode="x unified"
+        figure,
+        theme,
+        90 + 200 * rows,
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+        margin={"l": 48, "r": 12, "t": 28, "b": 74},
+        hovermode="x unified",
     )
 
 

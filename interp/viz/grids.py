@@ -36,7 +36,7 @@ def node_grid(
     columns: Sequence[str],
     names: Sequence[Sequence[str]],
     theme: Palette,
-    picked: str | None = None,
+    picked: frozenset[str],
 ) -> Grid:
     """A diverging grid of signed effects, symmetric around 0."""
     bound = float(np.nanmax(np.abs(values), initial=1e-9))

@@ -19,9 +19,9 @@ def attention(pattern: Float[np.ndarray, "query key"], texts: Sequence[str], the
     """Weights of each query (row) over its keys (columns); keys after the query are left blank; the chosen query is outlined."""
     n = len(pattern)
     weights = np.where(np.tri(n, dtype=bool), pattern.astype(float), np.nan)
-    names = [f"{i} {label(visible(t))[:16]}" for i, t in enumerate(texts)]
+    names = [f"{i} {label(visible(t)[:14])}" for i, t in enumerate(texts)]
     heat = go.Heatmap(
-        z=weights, zmin=0, zmax=1, colorscale=colourscale(theme.sequential), colorbar={"title": {"text": "weight", "side": "right"}, "thickness": 10},
+        z=weights, zmin=0, zmax=1, colorscale=colourscale((theme.background, *theme.sequential)), colorbar={"title": {"text": "weight", "side": "right"}, "thickness": 10},
         customdata=[[[names[q], names[k]] for k in range(n)] for q in range(n)], xgap=1, ygap=1,
         hovertemplate="query %{customdata[0]}<br>key %{customdata[1]}<br>weight %{z:.3f}<extra></extra>",
     )  # fmt: skip
@@ -43,9 +43,10 @@ def received(pattern: Float[np.ndarray, "query key"]) -> Float[np.ndarray, " key
 
 def thumbnail(pattern: Float[np.ndarray, "query key"], theme: Palette) -> Html:
     """A pattern as a small picture, one pixel a weight."""
-    steps = np.clip((pattern.astype(float) * len(theme.sequential)).astype(int), 0, len(theme.sequential) - 1)
-    colours = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in theme.sequential], np.uint8)
-    blank = np.array([int(theme.background[i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
+    scale = (theme.background, *theme.sequential)
+    steps = np.clip((pattern.astype(float) * len(scale)).astype(int), 0, len(scale) - 1)
+    colours = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in scale], np.uint8)
+    blank = np.array([int(theme.line[i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
     pixels = np.where(np.tri(len(pattern), dtype=bool)[..., None], colours[steps], blank)
     source = "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
     return element("img", src=source, alt=f"attention pattern of {len(pattern)} tokens", class_="thumb")

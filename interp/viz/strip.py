@@ -37,7 +37,8 @@ def span(token: Token, scale: float) -> Html:
     """One token, its intensity class from `value / scale`."""
     shown = visible(token.text)
     cut = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
-    marks = [" nl"] if any(b in cut for b in _BREAKS) else []
+    # A picture of a line end is its own sign; only the line end itself is invisible.
+    marks = [" nl"] if "\n" in cut else []
     marks += [" sp"] if cut.startswith(" ") else []
     marks += [" here"] if token.marked else []
     # An empty bdi would be dropped by the sanitiser.
