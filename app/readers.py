@@ -44,8 +44,16 @@ def parquet(run: Run, name: str) -> pa.Table:
 
 
 def columns(table: pa.Table) -> Columns:
-    """Numpy arrays of a table, without copies where the type allows it."""
-    return {name: table[name].combine_chunks().to_numpy(zero_copy_only=False) for name in table.column_names}
+    """Numpy arrays of a table, without copies where the type allows it. Null is NaN, -1 or False, by type."""
+    return {name: _array(table[name].combine_chunks()) for name in table.column_names}
+
+
+def _array(column: pa.Array) -> np.ndarray:
+    if column.null_count and pa.types.is_integer(column.type):
+        column = column.fill_null(-1)
+    elif column.null_count and pa.types.is_boolean(column.type):
+        column = column.fill_null(False)
+    return column.to_numpy(zero_copy_only=False)
 
 
 def summary(run: Run) -> dict[str, Any]:

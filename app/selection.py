@@ -12,10 +12,19 @@ from app.readers import Columns, Vocabulary
 from saes.errors import InputError
 
 LOWEST = -7.0
+# As in interp/features, which needs torch and so cannot be imported here; a test compares them.
+DENSE, ONE_TOKEN, NEAR_DUPLICATE = 0.1, 0.9, 0.9
 SORTS = {
-    "latent": "latent id", "density": "density", "max_act": "max activation", "mean_act": "mean activation", "logit_kurtosis": "logit kurtosis",
-    "top_token_share": "top token share", "token_entropy": "token entropy", "nearest_cos": "nearest cosine", "enc_dec_cos": "encoder · decoder",
-}  # fmt: skip
+    "latent": "latent id",
+    "density": "density",
+    "max_act": "max activation",
+    "mean_act": "mean activation",
+    "logit_kurtosis": "logit kurtosis",
+    "top_token_share": "top token share",
+    "token_entropy": "token entropy",
+    "nearest_cos": "nearest cosine",
+    "enc_dec_cos": "encoder · decoder",
+}
 Mask = Callable[[Columns], np.ndarray]
 
 
@@ -43,15 +52,15 @@ PRESETS = {
     "all": Preset("All", "Every latent of the dictionary.", lambda t: np.ones(len(t["latent"]), bool)),
     "alive": Preset("Alive", "Latents that fired at least once.", lambda t: ~t["dead"]),
     "dead": Preset("Dead", "Latents that never fired on these tokens: lost capacity.", lambda t: t["dead"]),
-    "dense": Preset("Dense", "Active on more than a tenth of the tokens: rarely interpretable.", lambda t: t["density"] > 0.1),
+    "dense": Preset("Dense", "Active on more than a tenth of the tokens: rarely interpretable.", lambda t: t["density"] > DENSE),
     "rare": Preset("Rare, strong", "Least dense quarter, largest quarter of maximal activations: often specific.", _strong),
     "one_token": Preset(
-        "One token", "More than 95 % of the active tokens are one token type.", lambda t: ~t["dead"] & (t["top_token_share"] > 0.95)
+        "One token", "More than 90 % of the active tokens are one token type.", lambda t: ~t["dead"] & (t["top_token_share"] > ONE_TOKEN)
     ),
     "twins": Preset(
         "Near duplicates",
-        "Decoder cosine with another latent above .7: the direction was split or learnt twice.",
-        lambda t: t["nearest_cos"] > 0.7,
+        "Decoder cosine with another latent above .9: the direction was split or learnt twice.",
+        lambda t: t["nearest_cos"] > NEAR_DUPLICATE,
     ),
     "peaked": Preset(
         "Peaked logits", "Logit weights with kurtosis above 10: promotes or suppresses few tokens.", lambda t: t["logit_kurtosis"] > 10
@@ -76,9 +85,12 @@ class Selection:
         """Read from the parameters of an address; raises InputError for bad values."""
         last = {name: values[-1] for name, values in query.items() if values}
         given: dict[str, Any] = {
-            "q": (last.get("q") or "")[:100], "preset": address.choice(last.get("preset"), "preset", PRESETS), "dens": _range(query.get("dens", ())),
-            "sort": address.choice(last.get("sort"), "sort", SORTS), "order": address.choice(last.get("order"), "order", ("up", "down")),
-        }  # fmt: skip
+            "q": (last.get("q") or "")[:100],
+            "preset": address.choice(last.get("preset"), "preset", PRESETS),
+            "dens": _range(query.get("dens", ())),
+            "sort": address.choice(last.get("sort"), "sort", SORTS),
+            "order": address.choice(last.get("order"), "order", ("up", "down")),
+        }
         return replace(Selection(), **{name: value for name, value in given.items() if value is not None})
 
     def parameters(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ dictionaries (one described, all evaluated), one training in progress, head scor
 
 import json
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,21 @@ MODEL = "smollm2"
 CONTEXT, SEQUENCES, WIDTH, D_IN, DEAD = 64, 60, 192, 24, 12
 LAYERS, HEADS = 8, 6
 HOSTILE = (
-    b"<script>window.pwned=1</script>", b"<img src=x onerror=window.pwned=1>", b"$x$", b"**b**", b"`tick`", b"&lt;", b"\xe2\x80\xaeright-to-left",
-    b"zero\xe2\x80\x8dwidth", b"\xed\xa0\x80", b"\xf0\x9f", b"\r", b"\x00", b"long" * 1250, b"</bdi></div><a href=javascript:window.pwned=1>",
-)  # fmt: skip
+    b"<script>window.pwned=1</script>",
+    b"<img src=x onerror=window.pwned=1>",
+    b"$x$",
+    b"**b**",
+    b"`tick`",
+    b"&lt;",
+    b"\xe2\x80\xaeright-to-left",
+    b"zero\xe2\x80\x8dwidth",
+    b"\xed\xa0\x80",
+    b"\xf0\x9f",
+    b"\r",
+    b"\x00",
+    b"long" * 1250,
+    b"</bdi></div><a href=javascript:window.pwned=1>",
+)
 SENTENCES = (
     "When Mary and John went to the store , John gave a drink to Mary .",
     "The keeper of the lighthouse counted the ships that passed before the storm .",
@@ -121,9 +134,14 @@ def curve(rng: np.random.Generator, k: int, steps: int) -> dict[str, np.ndarray]
     floor = 0.45 * k**-0.33
     fvu = floor + (1 - floor) * np.exp(-9 * t) + rng.normal(0, 0.006, steps)
     return {
-        "loss": fvu + 0.02, "fvu": fvu, "l0": np.full(steps, float(k)) + rng.normal(0, 0.2, steps), "dead_share": 0.3 * np.exp(-4 * t) + 0.02,
-        "lr": np.minimum(1, (1 - t) * 5) * 3e-4, "grad_norm": 0.4 + 0.8 * np.exp(-5 * t), "tokens_per_s": np.full(steps, 21000.0),
-    }  # fmt: skip
+        "loss": fvu + 0.02,
+        "fvu": fvu,
+        "l0": np.full(steps, float(k)) + rng.normal(0, 0.2, steps),
+        "dead_share": 0.3 * np.exp(-4 * t) + 0.02,
+        "lr": np.minimum(1, (1 - t) * 5) * 3e-4,
+        "grad_norm": 0.4 + 0.8 * np.exp(-5 * t),
+        "tokens_per_s": np.full(steps, 21000.0),
+    }
 
 
 def train_config(k: int) -> dict[str, Any]:
@@ -204,12 +222,28 @@ def latent_table(rng: np.random.Generator, acts: np.ndarray, tokens: np.ndarray,
         p = share[share > 0]
         q = np.percentile(on, [50, 90, 99]) if on.size else [0.0] * 3
         nearest = int(np.argsort(cosines[latent])[-2])
-        rows.append({
-            "latent": latent, "n_active": on.size, "density": on.size / flat.size, "max_act": on.max(initial=0), "mean_act": on.mean() if on.size else 0.0,
-            "p50": q[0], "p90": q[1], "p99": q[2], "dec_norm": 1.0, "enc_dec_cos": rng.uniform(0.4, 0.9), "logit_kurtosis": rng.gamma(2, 2),
-            "logit_skew": rng.normal(), "nearest": nearest, "nearest_cos": cosines[latent, nearest], "top_token": int(counts.argmax()),
-            "top_token_share": float(share.max()), "token_entropy": float(-(p * np.log(p)).sum()), "dead": on.size == 0,
-        })  # fmt: skip
+        rows.append(
+            {
+                "latent": latent,
+                "n_active": on.size,
+                "density": on.size / flat.size,
+                "max_act": on.max(initial=0),
+                "mean_act": on.mean() if on.size else 0.0,
+                "p50": q[0],
+                "p90": q[1],
+                "p99": q[2],
+                "dec_norm": 1.0,
+                "enc_dec_cos": rng.uniform(0.4, 0.9),
+                "logit_kurtosis": rng.gamma(2, 2),
+                "logit_skew": rng.normal(),
+                "nearest": nearest,
+                "nearest_cos": cosines[latent, nearest],
+                "top_token": int(counts.argmax()),
+                "top_token_share": float(share.max()),
+                "token_entropy": float(-(p * np.log(p)).sum()),
+                "dead": on.size == 0,
+            }
+        )
     ints = {"latent": pa.int32(), "n_active": pa.int64(), "nearest": pa.int32(), "top_token": pa.int32(), "dead": pa.bool_()}
     return pa.table({name: pa.array([r[name] for r in rows]).cast(ints.get(name, pa.float32()), safe=False) for name in rows[0]})
 
@@ -233,11 +267,19 @@ def example_table(rng: np.random.Generator, acts: np.ndarray, tokens: np.ndarray
     start = np.clip(at[:, 4] - 20, 0, CONTEXT - 32)
     window = np.stack([grid[r[0], r[3], s : s + 32] for r, s in zip(at, start, strict=True)]) if len(at) else np.zeros((0, 32))
     fold = [hash(tokens[r[3], s : s + 32].tobytes()) & (2**64 - 1) for r, s in zip(at, start, strict=True)]
-    return pa.table({
-        "latent": at[:, 0].astype(np.int32), "bucket": at[:, 1].astype(np.uint8), "rank": at[:, 2].astype(np.uint16), "seq": at[:, 3].astype(np.int32),
-        "pos": at[:, 4].astype(np.uint16), "act": grid[at[:, 0], at[:, 3], at[:, 4]].astype(np.float16), "start": start.astype(np.uint16),
-        "acts": pa.FixedSizeListArray.from_arrays(pa.array(window.astype(np.float16).ravel(), pa.float16()), 32), "fold": pa.array(fold, pa.uint64()),
-    })  # fmt: skip
+    return pa.table(
+        {
+            "latent": at[:, 0].astype(np.int32),
+            "bucket": at[:, 1].astype(np.uint8),
+            "rank": at[:, 2].astype(np.uint16),
+            "seq": at[:, 3].astype(np.int32),
+            "pos": at[:, 4].astype(np.uint16),
+            "act": grid[at[:, 0], at[:, 3], at[:, 4]].astype(np.float16),
+            "start": start.astype(np.uint16),
+            "acts": pa.FixedSizeListArray.from_arrays(pa.array(window.astype(np.float16).ravel(), pa.float16()), 32),
+            "fold": pa.array(fold, pa.uint64()),
+        }
+    )
 
 
 def write_describe(root: Path, rng: np.random.Generator, train: Run, acts: np.ndarray, tokens: np.ndarray, n_vocab: int) -> Run:
@@ -293,10 +335,15 @@ def write_heads(root: Path, rng: np.random.Generator, vocab: list[bytes], tokens
     def fill(work: Draft) -> None:
         columns: dict[str, Any] = {name: [row[i] for row in grid] for i, name in enumerate(("layer", "head", "metric"))}
         table = {
-            "layer": pa.array(columns["layer"], pa.int16()), "head": pa.array(columns["head"], pa.int16()), "metric": columns["metric"], "value": value,
-            "low": np.maximum(0, value - np.float32(0.03)), "high": value + np.float32(0.03), "n": pa.array([128] * len(grid), pa.int32()),
+            "layer": pa.array(columns["layer"], pa.int16()),
+            "head": pa.array(columns["head"], pa.int16()),
+            "metric": columns["metric"],
+            "value": value,
+            "low": np.maximum(0, value - np.float32(0.03)),
+            "high": value + np.float32(0.03),
+            "n": pa.array([128] * len(grid), pa.int32()),
             "baseline": np.full(len(grid), 0.02, np.float32),
-        }  # fmt: skip
+        }
         pq.write_table(pa.table(table), work.path / "scores.parquet")
         shown = np.ascontiguousarray(tokens[:2, :length])
         save_file(
@@ -307,7 +354,9 @@ def write_heads(root: Path, rng: np.random.Generator, vocab: list[bytes], tokens
             work.path / "examples.parquet",
         )
         write_vocabulary(work, vocab)
-        work.write_json("summary.json", {"heads": LAYERS * HEADS, "best_induction": "5.4", "best_previous_token": "3.1"})
+        work.write_json(
+            "summary.json", {"heads": LAYERS * HEADS, "top_induction": "5.4 0.88, 6.2 0.62", "top_previous_token": "3.1 0.93, 0.0 0.50"}
+        )
 
     return make_run(root, "heads", {"kind": "Heads", "model": MODEL, "prompts": 128, "seed": 0}, {}, f"interp heads --model {MODEL}", fill)
 
@@ -333,11 +382,13 @@ def write_circuit(root: Path, rng: np.random.Generator, vocab: list[bytes]) -> R
         table |= {"head": pa.array([n[3] for n in nodes], pa.int16()), **{k: pa.array(v, pa.float32()) for k, v in float32.items()}}
         pq.write_table(pa.table(table), work.path / "nodes.parquet")
         rows = []
-        for (name, seed, rate), ablation in ((s, a) for s in series for a in ("resample", "mean")):
+        for (name, seed, rate), ablation, nodes_of in product(series, ("resample", "mean"), ("heads", "all")):
             f = (1 - np.exp(-rate * share)) / (1 - np.exp(-rate)) + (0.05 * seed * share * (1 - share))
-            rows += [(name, ablation, n, s, v, v - 0.04, v + 0.04, 4.3 * v, seed) for n, s, v in zip(sizes, share, f, strict=True)]
-        kinds = (pa.utf8(), pa.utf8(), pa.int32(), *[pa.float32()] * 5, pa.int32())
-        names = ("series", "ablation", "n_nodes", "share", "faithfulness", "low", "high", "logit_diff", "seed")
+            rows += [
+                (name, nodes_of, ablation, n, s, v, v - 0.04, v + 0.04, 4.3 * v, seed) for n, s, v in zip(sizes, share, f, strict=True)
+            ]
+        kinds = (pa.utf8(), pa.utf8(), pa.utf8(), pa.int32(), *[pa.float32()] * 5, pa.int32())
+        names = ("series", "nodes", "ablation", "n_nodes", "share", "faithfulness", "low", "high", "logit_diff", "seed")
         pq.write_table(pa.table({n: pa.array([r[i] for r in rows], kinds[i]) for i, n in enumerate(names)}), work.path / "curve.parquet")
         prompts = {
             "pair": pa.array([0, 1], pa.int32()),
@@ -347,7 +398,17 @@ def write_circuit(root: Path, rng: np.random.Generator, vocab: list[bytes]) -> R
         prompts |= {"answer": pa.array([ids[b" Mary"]] * 2, pa.int32()), "wrong": pa.array([ids[b" John"]] * 2, pa.int32())}
         pq.write_table(pa.table(prompts), work.path / "prompts.parquet")
         write_vocabulary(work, vocab)
-        work.write_json("summary.json", {"logit_diff_clean": 4.3, "logit_diff_corrupt": -4.1, "nodes_for_80_percent": 12, "pearson": 0.93})
+        work.write_json(
+            "summary.json",
+            {
+                "logit_diff_clean": 4.3,
+                "logit_diff_corrupt": -4.1,
+                "accuracy": 0.98,
+                "pearson_heads": 0.93,
+                "top20_resample": None,
+                "top_heads": ["5.z.4"],
+            },
+        )
 
     config = {"kind": "Circuit", "model": MODEL, "task": {"kind": "Ioi", "pairs": 64}, "seed": 0}
     return make_run(root, "circuit", config, {}, f"interp circuit ioi --model {MODEL}", fill)

@@ -104,18 +104,18 @@ def test_the_hits_of_a_model_equal_the_ranks_by_full_sorting_in_float64(tiny_lla
 
 
 @given(n=st.integers(2, 20), k=st.integers(1, 5), seed=st.integers(0, 1000))
-def test_the_quick_test_never_changes_what_is_in_the_top(n: int, k: int, seed: int):
+def test_the_sieves_never_change_what_is_in_the_top(n: int, k: int, seed: int):
     generator = torch.Generator().manual_seed(seed)
     unembedding = torch.randn(6, 40, generator=generator)
     targets = torch.randperm(40, generator=generator)[:n]
     written = unembedding[:, targets].T + torch.randn(n, 6, generator=generator)
     expected = [int(t) in row.topk(k).indices.tolist() for t, row in zip(targets, written @ unembedding, strict=True)]
-    assert in_top(written, targets, unembedding, k).tolist() == expected
+    assert in_top(written, targets, unembedding, [unembedding[:, ::7], unembedding[:, ::2]], k).tolist() == expected
 
 
 def test_a_head_that_writes_nothing_copies_nothing():
     unembedding = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
-    assert not in_top(torch.zeros(8, 6), torch.arange(8), unembedding, 5).any()
+    assert not in_top(torch.zeros(8, 6), torch.arange(8), unembedding, [unembedding[:, ::2]], 5).any()
 
 
 @pytest.mark.parametrize(("sign", "copied"), [(1.0, 1.0), (-1.0, 0.0)])
@@ -141,12 +141,13 @@ def test_a_head_whose_circuit_is_the_identity_copies_every_token_and_its_negativ
     assert estimate.low.item() <= copied <= estimate.high.item()
 
 
-def test_heads_of_layer_0_read_the_embedding_and_later_ones_what_layer_0_made_of_it(tiny_llama: Path):
+def test_what_heads_read_is_the_embedding_before_layer_0_and_what_layer_0_made_of_it_after(tiny_llama: Path):
     model = models.load(str(tiny_llama))
     tokens = ordinary_ids(model)[:6]
-    assert torch.equal(embedded(model, tokens, 0), model.w_e()[tokens])
-    assert not torch.equal(embedded(model, tokens, 1), model.w_e()[tokens])
-    assert torch.equal(embedded(model, tokens, 1), embedded(model, tokens, 2))
+    assert torch.equal(embedded(model, tokens, "resid_pre"), model.w_e()[tokens])
+    with_bos = torch.stack([torch.full_like(tokens, 0), tokens], 1)
+    expected = record(model, with_bos, [Site(1, "resid_pre")])[Site(1, "resid_pre")][:, 1]
+    assert torch.equal(embedded(model, tokens, "resid_post"), expected)
 
 
 def test_wilsons_interval_solves_its_defining_equation():

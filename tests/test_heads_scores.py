@@ -36,8 +36,7 @@ def literal_scores(pattern: torch.Tensor, tokens: list[int], half: int) -> dict[
                 duplicate.append(float(pattern[t, k]))
                 induction.append(float(pattern[t, k + 1]))
     return {
-        name: sum(found) / len(found)
-        for name, found in zip(PATTERN_METRICS, (previous, duplicate, induction, bos, entropy), strict=True)
+        name: sum(found) / len(found) for name, found in zip(PATTERN_METRICS, (previous, duplicate, induction, bos, entropy), strict=True)
     }
 
 

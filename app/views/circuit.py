@@ -14,7 +14,9 @@ from interp.viz.html import Html, element, facts, join, number, table
 from interp.viz.strip import Token, chip, strip
 
 METHODS = ("exact", "attribution")
-LISTED = 20
+SCOPES = {"all": "heads and MLPs", "heads": "heads (every MLP runs)"}
+LISTED, HINDERING, MOST = 20, 3, 40
+HELP = "exact: each node ablated in turn; attribution: gradient times difference, one backward pass."
 PAIRS = 6
 
 
@@ -31,6 +33,7 @@ def page() -> None:
         nodes = session.read(_nodes, run)
         given = session.query()
         choice(given.get("by"), "by", METHODS)
+        choice(given.get("scope"), "scope", SCOPES)
         whole(given.get("n"), "n", 0, len(nodes["node"]))
         _body(run, nodes)
 
@@ -45,56 +48,63 @@ def _nodes(run: Run) -> readers.Columns:
 
 @st.fragment
 def _body(run: Run, nodes: readers.Columns) -> None:
-    left, right = st.columns((1, 3), vertical_alignment="bottom")
-    by = left.selectbox(
-        "rank nodes by",
-        METHODS,
-        key="by",
-        bind="query-params",
-        help="exact: each node ablated in turn; attribution: gradient times difference, one pass.",
-    )
-    total = len(nodes["node"])
-    session.default("n", min(12, total))
-    size = right.slider("nodes in the circuit", 0, total, key="n", bind="query-params")
+    left, middle, right = st.columns((1, 1, 3), vertical_alignment="bottom")
+    by = left.selectbox("rank nodes by", METHODS, key="by", bind="query-params", help=HELP)
+    scope = middle.selectbox("nodes that may be ablated", list(SCOPES), key="scope", bind="query-params", help=str(SCOPES))
     # Negative means that ablating the node lowers the logit difference: the node helps, so the most negative comes first.
-    order = np.argsort(nodes[by], kind="stable")
+    inside = np.flatnonzero((nodes["kind"] == "head") | (scope == "all"))
+    order = inside[np.argsort(nodes[by][inside], kind="stable")]
+    session.default("n", min(20, len(order)))
+    st.session_state["n"] = min(int(st.session_state.get("n", st.query_params.get("n", 0))), len(order))
+    size = right.slider("nodes in the circuit", 0, len(order), key="n", bind="query-params")
     _figures(run, by, size)
-    kept = set(order[:size].tolist())
     first, second = st.columns((3, 2))
     with first:
-        _curve(run, size)
-        _grid(run, nodes, by, kept)
+        _curve(run, scope, size)
+        _grid(run, nodes, by, frozenset(str(n) for n in nodes["node"][order[:size]]))
+        _table(run, nodes, order[:size])
     with second:
-        _bars(run, nodes, by, order, size)
+        _bars(run, nodes, by, order)
         _agreement(run, nodes)
     _prompts(run)
     session.remember("circuit")
 
 
 def _figures(run: Run, by: str, size: int) -> None:
-    """The figures of the run, and the faithfulness of the circuit in view."""
+    """The figures of the run, and the circuit in view."""
+    figures = session.read(readers.summary, run)
     given = [
-        (k.replace("_", " "), number(v) if isinstance(v, (int, float)) else v)
-        for k, v in session.read(readers.summary, run).items()
-        if not isinstance(v, (dict, list))
+        (k.replace("_", " "), number(v) if isinstance(v, (int, float)) else str(v))
+        for k, v in figures.items()
+        if isinstance(v, (int, float, str))
     ]
     task = readers.config(run).get("task")
     name = " ".join(widgets.flatten(task).values()) if isinstance(task, Mapping) else task
-    st.html(facts([("task", name or "–"), ("circuit in view", f"{size} nodes by {by}"), *given]))
+    st.html(
+        facts(
+            [("model", readers.config(run).get("model", "–")), ("task", name or "–"), ("circuit in view", f"{size} nodes by {by}"), *given]
+        )
+    )
 
 
-def _series(run: Run) -> dict[str, list[circuits.Series]]:
-    """Ablation to its curves; runs with several seeds are averaged, their spread is the band."""
+Curves = dict[tuple[str, str], list[circuits.Series]]
+
+
+def _series(run: Run) -> Curves:
+    """(nodes that may be ablated, ablation) to its curves; several seeds are averaged, their spread is the band."""
     rows = readers.parquet(run, "curve.parquet").to_pylist()
-    out: dict[str, list[circuits.Series]] = {}
+    out: Curves = {}
     with readers.reading(run, "curve.parquet"):
-        for ablation, name in dict.fromkeys((r["ablation"], r["series"]) for r in rows):
-            mine = [r for r in rows if (r["ablation"], r["series"]) == (ablation, name)]
-            out.setdefault(ablation, []).append(_average(name, mine))
+        grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        for r in rows:
+            grouped.setdefault((r.get("nodes") or "all", r["ablation"], r["series"]), []).append(r)
+        for (scope, ablation, name), mine in grouped.items():
+            out.setdefault((scope, ablation), []).append(average(name, mine))
     return out
 
 
-def _average(name: str, rows: list[dict[str, Any]]) -> circuits.Series:
+def average(name: str, rows: list[dict[str, Any]]) -> circuits.Series:
+    """One line of several seeds: the mean of each size, the outermost ends of their intervals."""
     sizes = sorted({r["n_nodes"] for r in rows})
     at = [[r for r in rows if r["n_nodes"] == n] for n in sizes]
     mean = np.array([np.mean([r["faithfulness"] for r in group]) for group in at], float)
@@ -105,44 +115,36 @@ def _average(name: str, rows: list[dict[str, Any]]) -> circuits.Series:
 
 
 def _first(value: float | None, instead: float) -> float:
-    return instead if value is None else value
+    return instead if value is None or value != value else value
 
 
-def _curve(run: Run, size: int) -> None:
-    definition = "(logit difference of the circuit − all ablated) / (whole model − all ablated): 1 keeps the behaviour, 0 loses it. Random circuits are the baseline."
+def _curve(run: Run, scope: str, size: int) -> None:
+    definition = (
+        "(logit difference of the circuit − all ablated) / (whole model − all ablated): 1 keeps the behaviour, 0 loses it, "
+        "and above 1 the circuit leaves out nodes that work against the task. Random circuits are the baseline."
+    )
     with widgets.panel("Faithfulness", definition, run, "curve.parquet"):
-        series = session.read(_series, run)
-        choice(session.query().get("ablation"), "ablation", series)
+        series = {ablation: lines for (part, ablation), lines in session.read(_series, run).items() if part == scope}
+        if not series:
+            st.html(element("p", f"This run has no curve over {SCOPES[scope]}.", class_="quiet"))
+            return
         names = sorted(series, reverse=True)
-        ablation = (
-            st.segmented_control(
-                "ablated nodes are replaced by", names, default=names[0], key="ablation", bind="query-params", required=True
-            )
-            or names[0]
-        )
-        figure = circuits.faithfulness_curve(series[ablation], session.theme(), size)
+        choice(session.query().get("ablation"), "ablation", names)
+        label = "ablated nodes are replaced by"
+        ablation = st.segmented_control(label, names, default=names[0], key="ablation", bind="query-params", required=True) or names[0]
+        lines = series[ablation]
+        figure = circuits.faithfulness_curve(lines, session.theme(), size)
         st.plotly_chart(figure, key="curve", alt=f"Faithfulness against nodes, {ablation} ablation")
-        rows = [
-            (line.name, *(f"{np.interp(n, line.n_nodes, line.faithfulness):.2f}" for n in (size, *line.n_nodes)))
-            for line in series[ablation]
-        ]
-        sizes = series[ablation][0].n_nodes
-        if all(np.array_equal(line.n_nodes, sizes) for line in series[ablation]):
-            st.html(table(("nodes", f"{size} (in view)", *sizes), rows, numeric=range(1, 2 + len(sizes))))
+        sizes = lines[0].n_nodes
+        rows = [(line.name, *(f"{np.interp(n, line.n_nodes, line.faithfulness):.2f}" for n in (size, *sizes))) for line in lines]
+        st.html(table(("nodes", f"{size} (in view)", *sizes), rows, numeric=range(1, 2 + len(sizes))))
 
 
-def _grid(run: Run, nodes: readers.Columns, by: str, kept: set[int]) -> None:
+def _grid(run: Run, nodes: readers.Columns, by: str, kept: frozenset[str]) -> None:
     definition = "Blue: ablating the node hurts the task, so it helps. Orange: ablating it improves the task. Click a cell for its numbers."
     with widgets.panel("Effects by layer", definition, run, "nodes.parquet"):
-        heads = int(np.nanmax(np.where(nodes["kind"] == "head", nodes["head"].astype(float), -1))) + 1
-        layers = int(nodes["layer"].max()) + 1
-        values, names = np.full((layers, heads + 1), np.nan), [[""] * (heads + 1) for _ in range(layers)]
-        for i, name in enumerate(nodes["node"]):
-            column = heads if nodes["kind"][i] == "mlp" else int(nodes["head"][i])
-            values[nodes["layer"][i], column], names[nodes["layer"][i]][column] = nodes[by][i], str(name)
-        grid = grids.node_grid(
-            values, [*(str(h) for h in range(heads)), "MLP"], names, session.theme(), frozenset(str(nodes["node"][i]) for i in kept)
-        )
+        values, columns, names = layout(nodes, by)
+        grid = grids.node_grid(values, columns, names, session.theme(), kept)
         event = st.echarts_chart(
             grid.option, height=grid.height, key="nodes", on_select="rerun", alt=f"{by} effects of {len(nodes['node'])} nodes"
         )
@@ -150,6 +152,18 @@ def _grid(run: Run, nodes: readers.Columns, by: str, kept: set[int]) -> None:
         index = session.clicked(event)
         if index is not None:
             _node(run, nodes, grid.cells[index])
+
+
+def layout(nodes: readers.Columns, by: str) -> tuple[np.ndarray, list[str], list[list[str]]]:
+    """Values, column titles and names of the nodes as a grid of layers: the heads, then the MLP."""
+    mlp = nodes["kind"] == "mlp"
+    heads = 1 + int(nodes["head"][~mlp].astype(int).max(initial=-1))
+    layers = 1 + int(nodes["layer"].max())
+    values, names = np.full((layers, heads + 1), np.nan), [[""] * (heads + 1) for _ in range(layers)]
+    for i, name in enumerate(nodes["node"]):
+        place = int(nodes["layer"][i]), heads if mlp[i] else int(nodes["head"][i])
+        values[place], names[place[0]][place[1]] = nodes[by][i], str(name)
+    return values, [*(str(h) for h in range(heads)), "MLP"], names
 
 
 def _node(run: Run, nodes: readers.Columns, name: str) -> None:
@@ -161,31 +175,37 @@ def _node(run: Run, nodes: readers.Columns, name: str) -> None:
 
 def _patterns(run: Run, nodes: readers.Columns, i: int) -> Html:
     """The way to the patterns of a head, when its model has a heads run."""
-    if nodes["kind"][i] != "head":
-        return Html("")
     model = readers.config(run).get("model")
     found = next((r for r in session.all_runs("heads") if readers.config(r).get("model") == model), None)
-    h = f"{nodes['layer'][i]}.{int(nodes['head'][i])}"
-    return anchor("head", "patterns", run=found.id, h=h) if found else Html("")
+    if found is None or nodes["kind"][i] != "head":
+        return Html("")
+    return anchor("head", "patterns", run=found.id, h=f"{nodes['layer'][i]}.{int(nodes['head'][i])}")
 
 
-def _bars(run: Run, nodes: readers.Columns, by: str, order: np.ndarray, size: int) -> None:
-    shown = np.concatenate([order[:LISTED], order[len(order) - 3 :]]) if len(order) > LISTED + 3 else order
-    definition = f"Change of the logit difference when the node is ablated, {by}, 95 % intervals: the {LISTED} that help most, and the three that hurt most."
+def _bars(run: Run, nodes: readers.Columns, by: str, order: np.ndarray) -> None:
+    shown = np.concatenate([order[:LISTED], order[-HINDERING:]]) if len(order) > LISTED + HINDERING else order
+    definition = (
+        "Change of the logit difference when the node is ablated, with 95 % intervals: "
+        f"the {LISTED} that help most, then the {HINDERING} that hinder most."
+    )
     with widgets.panel("Strongest nodes", definition, run, "nodes.parquet"):
         effects = circuits.Effects(*(nodes[by + end][shown].astype(float) for end in ("", "_low", "_high")))
         names = [str(n) for n in nodes["node"][shown]]
-        st.plotly_chart(
-            circuits.node_bars(names, effects, session.theme(), f"{by} effect on the logit difference"),
-            key="bars",
-            alt=f"Effects of {len(names)} nodes",
-        )
-        rows = []
-        for rank, i in enumerate(order[: max(size, 1)][:60], 1):
-            cells = [f"{nodes[m][i]:+.3f}" for m in METHODS]
-            rows.append((rank, element("code", nodes["node"][i]), *cells, _patterns(run, nodes, int(i))))
-        with st.expander(f"Table of the {len(rows)} nodes in the circuit"):
-            st.html(table(("rank", "node", *METHODS, ""), rows, numeric=[0, 2, 3]))
+        figure = circuits.node_bars(names, effects, session.theme(), f"{by} effect on the logit difference")
+        st.plotly_chart(figure, key="bars", alt=f"Effects of {len(names)} nodes")
+
+
+def _table(run: Run, nodes: readers.Columns, kept: np.ndarray) -> None:
+    with widgets.panel(
+        "Nodes of the circuit in view", "In the order in which they enter; heads lead to their attention patterns.", run, "nodes.parquet"
+    ):
+        rows = [
+            (rank, element("code", nodes["node"][i]), *(f"{nodes[m][i]:+.3f}" for m in METHODS), _patterns(run, nodes, int(i)))
+            for rank, i in enumerate(kept[:MOST], 1)
+        ]
+        st.html(table(("rank", "node", *METHODS, ""), rows, numeric=[0, 2, 3]))
+        if len(kept) > MOST:
+            st.html(element("p", f"The first {MOST} of {len(kept)}.", class_="quiet"))
 
 
 def _agreement(run: Run, nodes: readers.Columns) -> None:
@@ -200,11 +220,8 @@ def _agreement(run: Run, nodes: readers.Columns) -> None:
             st.html(element("p", "No node has both scores.", class_="quiet"))
             return
         names = [str(n) for n in nodes["node"][known]]
-        st.plotly_chart(
-            circuits.agreement(names, exact[known], guess[known], session.theme()),
-            key="agreement",
-            alt=f"Attribution against exact effect, r {r:.2f}",
-        )
+        figure = circuits.agreement(names, exact[known], guess[known], session.theme())
+        st.plotly_chart(figure, key="agreement", alt=f"Attribution against exact effect, r {r:.2f}")
 
 
 def _prompts(run: Run) -> None:

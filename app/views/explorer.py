@@ -131,11 +131,16 @@ def _row(run: Run, data: readers.Columns, vocab: readers.Vocabulary, i: int, cho
     bar = meter((np.log10(density) - LOWEST) / -LOWEST if density > 0 else 0, number(density))
     goal = {**chosen.parameters(), "run": run.id}
     return [
-        anchor("feature", i, f=i, **goal), element("span", "dead", class_="badge warn") if dead else bar, number(float(data["max_act"][i])),
-        chip(vocab.text(int(data["top_token"][i]))) if not dead else "–", percent(float(data["top_token_share"][i])) if not dead else "–",
-        number(float(data["logit_kurtosis"][i])), Html(f"<span style='white-space:nowrap'>{anchor('feature', near, f=near, **goal)} {data['nearest_cos'][i]:.2f}</span>"),
-        _raised(run, vocab, i), _example(run, vocab, i) if not dead else "never fired",
-    ]  # fmt: skip
+        anchor("feature", i, f=i, **goal),
+        element("span", "dead", class_="badge warn") if dead else bar,
+        number(float(data["max_act"][i])),
+        chip(vocab.text(int(data["top_token"][i]))) if not dead else "–",
+        percent(float(data["top_token_share"][i])) if not dead else "–",
+        number(float(data["logit_kurtosis"][i])),
+        Html(f"<span style='white-space:nowrap'>{anchor('feature', near, f=near, **goal)} {data['nearest_cos'][i]:.2f}</span>"),
+        _raised(run, vocab, i),
+        _example(run, vocab, i) if not dead else "never fired",
+    ]
 
 
 def _raised(run: Run, vocab: readers.Vocabulary, latent: int) -> Html | str:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from app import definitions, readers, session, widgets
 from app.address import anchor, choice, whole
-from app.selection import Selection
+from app.selection import DENSE, NEAR_DUPLICATE, ONE_TOKEN, Selection
 from interp.runs import Run
 from interp.viz import histograms
 from interp.viz.html import Html, element, facts, meter, number, percent, table
@@ -97,11 +97,18 @@ def _head(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: in
     tokens = session.read(readers.summary, run).get("tokens") or (round(one["n_active"] / one["density"]) if one["density"] else None)
     of = f" of {number(tokens)}" if tokens else ""
     rows: list[tuple[object, object]] = [
-        ("active tokens", f"{one['n_active']:,}{of}"), ("density", number(one["density"])), ("max", number(one["max_act"])),
+        ("active tokens", f"{one['n_active']:,}{of}"),
+        ("density", number(one["density"])),
+        ("max", number(one["max_act"])),
         *((name.replace("_act", ""), number(one[name])) for name in ("mean_act", "p50", "p90", "p99") if name in one),
-        ("top token", chip(vocab.text(one["top_token"])) if not one["dead"] else "–"), ("its share", percent(one["top_token_share"]) if not one["dead"] else "–"),
-        *((label, number(one[name])) for label, name in (("token entropy", "token_entropy"), ("encoder · decoder", "enc_dec_cos"), ("decoder norm", "dec_norm")) if name in one),
-    ]  # fmt: skip
+        ("top token", chip(vocab.text(one["top_token"])) if not one["dead"] else "–"),
+        ("its share", percent(one["top_token_share"]) if not one["dead"] else "–"),
+        *(
+            (label, number(one[name]))
+            for label, name in (("token entropy", "token_entropy"), ("encoder · decoder", "enc_dec_cos"), ("decoder norm", "dec_norm"))
+            if name in one
+        ),
+    ]
     st.html(
         element(
             "div",
@@ -126,13 +133,14 @@ def _head(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: in
 
 def _subject(run: Run) -> str:
     train = run.parent("dictionary")
-    return f"{readers.config(session.tokens_run(run)).get('model', '?')} · {readers.config(train).get('site', '?')} · {widgets.architecture(train)}"
+    model, site = readers.config(session.tokens_run(run)).get("model", "?"), readers.config(train).get("site", "?")
+    return f"{model} · {site} · {widgets.architecture(train)}"
 
 
 def _badges(one: dict[str, Any]) -> list[Html]:
     marks = [
-        (one["dead"], "dead"), (one["density"] > 0.1, "dense"), (not one["dead"] and one["top_token_share"] > 0.95, "one token"),
-        (one["nearest_cos"] > 0.7, f"near duplicate of {one['nearest']} at {one['nearest_cos']:.2f}"),
+        (one["dead"], "dead"), (one["density"] > DENSE, "dense"), (not one["dead"] and one["top_token_share"] > ONE_TOKEN, "one token"),
+        (one["nearest_cos"] > NEAR_DUPLICATE, f"near duplicate of {one['nearest']} at {one['nearest_cos']:.2f}"),
     ]  # fmt: skip
     return [element("span", text, class_="badge warn") for condition, text in marks if condition]
 
@@ -153,6 +161,15 @@ def _activations(run: Run, data: readers.Columns, latent: int) -> None:
 def _logits(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: int) -> None:
     definition = "Decoder direction through the unembedding: what the latent raises and lowers directly."
     with widgets.panel("Logit weights", definition, run, "logits.safetensors"):
+        if not run.has("logits.safetensors"):
+            st.html(
+                element(
+                    "p",
+                    "This site does not write to the residual stream, so its latents have no direct effect on the logits.",
+                    class_="quiet",
+                )
+            )
+            return
         ids, values = {}, {}
         for side in ("top", "bottom"):
             ids[side] = readers.row(run, "logits.safetensors", f"{side}_ids", latent)
@@ -193,12 +210,9 @@ def _neighbours(run: Run, data: readers.Columns, vocab: readers.Vocabulary, late
 
 
 def _examples(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: int) -> None:
-    with widgets.panel(
-        "Examples",
-        f"The outlined token is the sampled one; {'darker' if session.theme().name == 'light' else 'brighter'} and underlined thicker is stronger.",
-        run,
-        "examples.parquet",
-    ):
+    strong = "darker" if session.theme().name == "light" else "brighter"
+    definition = f"The outlined token is the sampled one; {strong} and underlined thicker is stronger."
+    with widgets.panel("Examples", definition, run, "examples.parquet"):
         if not run.has("examples.parquet"):
             train = run.config.get("parents", {}).get("dictionary", "train-…")
             widgets.missing(f"{run.id} holds no examples.", f"interp describe {train}")

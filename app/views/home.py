@@ -18,6 +18,17 @@ STEPS = {
     "heads": "heads",
     "circuit": "circuit",
 }
+# Of the figures of heads and circuit runs, those that say most.
+FIGURES = (
+    "n_heads",
+    "top_previous_token",
+    "top_induction",
+    "top_duplicate_token",
+    "logit_diff_clean",
+    "accuracy",
+    "pearson_heads",
+    "top20_resample",
+)
 PACKAGES = ("torch", "transformer-lens", "transformers", "streamlit", "plotly", "pyarrow", "safetensors")
 
 
@@ -110,14 +121,18 @@ def _card(run: Run, page_name: str) -> Html:
     config = readers.config(run)
     task = config.get("task")
     name = task.get("kind", "") if isinstance(task, dict) else str(task or "")
-    figures = [
-        (k.replace("_", " "), number(v) if isinstance(v, (int, float)) else v) for k, v in session.read(readers.summary, run).items()
-    ]
+    figures = session.read(readers.summary, run)
+    known = [k for k in FIGURES if k in figures] or list(figures)
+    plain = [(k.replace("_", " "), _short(figures[k])) for k in known if isinstance(figures[k], (int, float, str))][:4]
     title = element("h4", " · ".join(part for part in (str(config.get("model", "?")), name.upper()) if part))
-    plain = [pair for pair in figures if isinstance(pair[1], str)][:4]
     return element(
         "div", title, element("p", run.id, class_="quiet"), facts(plain), anchor(page_name, "Open", class_="go", run=run.id), class_="card"
     )
+
+
+def _short(value: float | str) -> str:
+    """A figure; of a list of heads with their scores, the first."""
+    return number(value) if isinstance(value, (int, float)) else value.split(",")[0]
 
 
 def _everything(found: list[Run]) -> None:

@@ -104,19 +104,28 @@ def _curves(chosen: Sequence[Run]) -> None:
         names = sorted({name for metrics in data.values() for name in metrics})
         choice(session.query().get("x"), "x", ("tokens", "step"))
         session.default("m", [name for name in FIRST if name in names])
-        left, middle, right = st.columns((5, 1, 1), vertical_alignment="bottom")
+        left, middle, right, last = st.columns((5, 1, 1.2, 0.8), vertical_alignment="bottom")
         metrics = left.multiselect("metrics", names, key="m", bind="query-params")
         axis = middle.selectbox("over", ("tokens", "step"), key="x", bind="query-params")
         weight = right.slider("smoothing", 0.0, 0.99, 0.0, 0.01, key="smooth", bind="query-params")
+        log_x = last.toggle("log x", key="logx", bind="query-params")
         if not metrics:
             st.html(element("p", "Choose a metric above.", class_="quiet"))
             return
         place = 0 if axis == "step" else 1
         lines = [
-            curves.Curve(run.id, f"{run.id} {readers.config(run).get('architecture', {}).get('kind', '')}", m, data[run.id][m][place], data[run.id][m][2])
-            for m in metrics for run in chosen if m in data[run.id]
-        ]  # fmt: skip
-        figure = curves.training_curves(lines, metrics, session.theme(), weight, x_title=axis)
+            curves.Curve(
+                run.id,
+                f"{run.id} {readers.config(run).get('architecture', {}).get('kind', '')}",
+                m,
+                data[run.id][m][place],
+                data[run.id][m][2],
+            )
+            for m in metrics
+            for run in chosen
+            if m in data[run.id]
+        ]
+        figure = curves.training_curves(lines, {m: definitions.title(m) for m in metrics}, session.theme(), weight, log_x, axis)
         st.plotly_chart(figure, key="curves", alt=f"Training curves of {', '.join(metrics)} for {len(chosen)} runs")
         st.html(
             element(

@@ -141,5 +141,6 @@ def _joined(index: int, parts: list[tuple[np.ndarray, np.ndarray]]) -> Latent:
 
 def _slice(first: int, offsets: np.ndarray, file: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     low, high = int(offsets[0]), int(offsets[-1])
-    positions = file.get_slice("positions")[low:high].astype(np.int64) + first
-    return offsets - low, positions, file.get_slice("values")[low:high]
+    if low == high:  # safetensors refuses an empty slice
+        return offsets - low, np.zeros(0, np.int64), np.zeros(0, np.float32)
+    return offsets - low, file.get_slice("positions")[low:high].astype(np.int64) + first, file.get_slice("values")[low:high]

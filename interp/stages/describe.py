@@ -35,6 +35,7 @@ from interp.sites import Site
 from interp.stages.base import Context, Plan
 from interp.stages.cache import write_arrow
 from interp.store import Store
+from interp.tables import canonical
 from saes import files
 from saes.errors import InputError
 
@@ -48,6 +49,7 @@ class Describe:
 
     NAME: ClassVar[str] = "describe"
     PARENTS: ClassVar[dict[str, str]] = {"dictionary": "train"}
+    FREE: ClassVar[tuple[str, ...]] = ()
 
     dictionary: tyro.conf.Positional[str]
     """The train run."""
@@ -194,4 +196,5 @@ def _write_weights(folder: Path, geometry: latents.Geometry, activations: UInt32
 
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     with written(path) as aside:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside, metadata)
+        # One key: safetensors writes several in an order that changes from run to run.
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside, {"computed_from": canonical(metadata)})

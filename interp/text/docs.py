@@ -1,6 +1,6 @@
 """English prose that is already there: the docstrings of installed packages, read by `ast` without importing the packages.
 
-Files are read in the order of a hash of their path, a few dozen at a time, and the documents of each batch are mixed by another hash, so
+Files are read in the order of a hash of their path, a few hundred at a time, and the documents of each batch are mixed by another hash, so
 any prefix is a fair mix over packages and the same on every machine. Files with few docstrings for their length (generated code, tests of
 speed) wait for a second round: the first half a million tokens then take seconds to parse.
 """
@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, PackagePath, distribution, version
 
-from interp.text import prose
 from interp.text.document import Document
+from interp.text.prose import RULES, paragraphs
 from saes.errors import InputError
 
 PACKAGES = (
@@ -29,8 +29,8 @@ PACKAGES = (
 MIN_WORDS = 25
 """A shorter docstring is a label and no prose: `Return the size.`"""
 
-_BATCH = 48
-# Share of the bytes of a file between triple quotes above which it is read in the first round: a fifth of the files, almost half of the prose.
+_BATCH = 256
+# A file with this share of its bytes between triple quotes is read in the first round: a fifth of the files, almost half of the prose.
 _RICH = 0.4
 _QUOTED = re.compile(rb'"""(.*?)"""', re.DOTALL)
 _ADDS_DOCSTRING = re.compile(r"add_\w*doc\w*")  # torch and numpy document their compiled functions by add_docstr(...), add_newdoc(...)
@@ -54,7 +54,7 @@ class Docs:
     def revision(self) -> str:
         """Hash of the package versions, of the rules in `prose` and of the Python version, which decides what can be parsed."""
         parts = [f"{name}=={version(name)}" for name in self._installed()]
-        parts += [f"rules=={prose.RULES}", f"python=={sys.version_info.major}.{sys.version_info.minor}"]
+        parts += [f"rules=={RULES}", f"python=={sys.version_info.major}.{sys.version_info.minor}"]
         return f"docs-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:16]}"
 
     def describe(self) -> str:
@@ -64,7 +64,8 @@ class Docs:
     def _installed(self) -> list[str]:
         found = [name for name in dict.fromkeys(self.packages) if _is_installed(name)]
         if not found:
-            raise InputError(f"none of the packages {', '.join(self.packages) or '(none named)'} is installed; name others, or give text as files:PATH")
+            named = ", ".join(self.packages) or "(none named)"
+            raise InputError(f"none of the packages {named} is installed; name others, or give text as files:PATH")
         return found
 
 
@@ -128,7 +129,7 @@ def _batches(files: Iterator[list[tuple[str, str]]]) -> Iterator[list[tuple[str,
 def _unseen_prose(docstring: str, seen: set[bytes]) -> str:
     """The paragraphs not yet seen, blank lines between; empty when they are too short together."""
     kept = []
-    for paragraph in prose.paragraphs(docstring):
+    for paragraph in paragraphs(docstring):
         if (key := _likeness(paragraph)) not in seen:
             seen.add(key)
             kept.append(paragraph)

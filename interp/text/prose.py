@@ -15,38 +15,45 @@ RULES = 1
 """Version of the rules below: raise it when the text that they let through changes."""
 
 _SKIPPED_SECTION = re.compile(
-    r"(other |keyword |input |output |optional |extra |class |instance |public |usage )*"
-    r"(parameters?|params?|returns?|yields?|receives?|raises?|warns?|see also|references?|examples?|attributes?|methods?|args|arguments|kwargs|"
-    r"keywords?|usage|doctests?|shape|shapes|inputs?|outputs?|call args|authors?|citations?|history|todo|bibliography|literature|links|"
-    r"properties|fields|sections?|options|default|source|syntax|sample|samples|variables|todos|environment variables|tests?|dependencies|"
-    r"copyright|license|changelog|contents|index|signature|see|tags|bib)",
+    r"((other|keyword|input|output|optional|extra|class|instance|public|call|environment) )*"
+    r"(parameters?|params?|returns?|yields?|receives?|raises?|warns?|see also|see|references?|bibliography|literature|citations?|links"
+    r"|examples?|samples?|usage|doctests?|tests?|attributes?|properties|fields|variables|methods?|args|arguments|kwargs|keywords?|options"
+    r"|default|shapes?|inputs?|outputs?|signature|syntax|source|authors?|history|todos?|changelog|copyright|license|contents|index|tags"
+    r"|sections?|dependencies)",
     re.IGNORECASE,
 )
-_NOTE = re.compile(r"(\.\. (note|warning|important|tip|caution|hint|attention|admonition)::|\*{0,2}(Notes?|Warnings?|Important|Tip):?\*{0,2}:)\s*$", re.IGNORECASE)
+_NOTE = re.compile(
+    r"(\.\. (note|warning|important|tip|caution|hint|attention|admonition)::|\*{0,2}(Notes?|Warnings?|Important|Tip):?\*{0,2}:)\s*$",
+    re.IGNORECASE,
+)
 _UNDERLINE = re.compile(r"([=\-~^\"'`*+#_.:])\1{2,}\s*$")
 _LIST_ITEM = re.compile(r"([-*+•·–]|\(?\d+[.)\]]|\(?[a-zA-Z][.)]|\[\w+\]|#+|>|>>>|\.\.\.|\.\.|:\w|@|\||\$|!|%|/|<)(\s|\w|$|[<|+\-=:_.>])")
 
 # Markup to its text, in this order: references before code spans before emphasis.
 _MARKUP = (
-    (re.compile(r"\s?\[(?:#?\w{0,12}\d+\w?|\w{1,6})\]_"), ""),  # citations: [1]_ [CT1965]_
+    (re.compile(r"(\[#?\w+\])_"), r"\1"),  # citations: [1]_ [CT1965]_
     (re.compile(r"!?\[\[?`?([^\[\]`]+)`?\]?\]\([^()\s]+\)"), r"\1"),  # Markdown links
     (re.compile(r"\[`~?([^`\]]+)`\](?:\[[^\]]*\])?"), r"\1"),  # [`transformers.BertModel`]
-    (re.compile(r"`([^`<>]+?)\s*<[^`<>]+>`_{0,2}"), r"\1"),  # links: `text <target>`_ and :ref:`text <target>`
+    (re.compile(r"(?::[a-z:-]+:)?`([^`<>]+?)\s*<[^`<>]+>`_{0,2}"), r"\1"),  # links: `text <target>`_ and :ref:`text <target>`
     (re.compile(r"`\s*<[^`<>]+>`_{0,2}"), ""),
-    (re.compile(r":(?:[a-z]+:)?[a-z-]+:`[~!]?([^`]+)`"), r"\1"),  # roles: :class:`~torch.Tensor`
+    (re.compile(r":(?:[a-z]+:)?[a-z-]+:`[~!]?\.?([^`]+)`"), r"\1"),  # roles: :class:`~torch.Tensor`
     (re.compile(r"``([^`]+)``"), r"\1"),
-    (re.compile(r"`~?([^`]+)`_{0,2}"), r"\1"),
+    (re.compile(r"`~?\.?([^`]+)`_{0,2}"), r"\1"),
     (re.compile(r"(?<![\w*])\*\*([^\s*](?:[^*]*[^\s*])?)\*\*(?![\w*])"), r"\1"),
     (re.compile(r"(?<![\w*])\*([^\s*](?:[^*]*[^\s*])?)\*(?![\w*])"), r"\1"),
-    (re.compile(r"(?<![\w_])_([^\W_](?:[^_]*[^\W_])?)_(?![\w_])"), r"\1"),
-    (re.compile(r"\b([A-Za-z]\w+)__?(?=[\s,.;:)])"), r"\1"),  # named links: scikit-learn_
+    (re.compile(r"(?<![\w_])_([a-zA-Z]+)_(?![\w_])"), r"\1"),
     (re.compile(r"<https?://[^>\s]*>"), ""),
     (re.compile(r"::(?=\s|$)"), ":"),
     (re.compile(r"\\ "), ""),
 )
 _MARKED = re.compile(r"[`*\[<\\]|_\b|\b_|::")
 _MATHEMATICS = re.compile(r":math:|\$|\\[a-zA-Z(\[{]|[_^]\{")
-_LEFTOVER = re.compile(r"\(\s*[,;)]|\s[,;.:]\s|[,;][,;.]|\b(see|in|of|from|by|and|also) ?[.,;]\s|[`{}|<>\\=~^]|https?:|www\.|\[\[|\]\]|\*\*|%\(|%[sd]\b|::|\.\. |->|--+|__\b|:\w+:|//|#\s|\uFFFD|TODO|FIXME|XXX|»|==")
+# What a paragraph of prose has no use for: code and markup that the rules above did not know, and holes where something was removed.
+_LEFTOVER = re.compile(
+    r"[`{}|<>\\=~^»\uFFFD]|https?:|www\.|\[\[|\]\]|\*\*|%\(|%[sd]\b|::|\.\. |->|--+|__\b|:\w+:|//|#\s|TODO|FIXME|XXX"
+    r"|\(\s*[,;)]|\s[,;.:]\s|[,;][,;.]|\b(see|in|of|from|by|and|also) ?[.,;]\s"
+)
+_LOOSE_SIGN = re.compile(r"(?<=[\w)]) (?=[.,;](?:\s|$))")
 _LEGAL = re.compile(r"copyright|licen[sc]ed? |all rights reserved|redistribut|warrant(y|ies)|auto-?generated", re.IGNORECASE)
 _PLAIN_WORD = re.compile(r"[(\"']?[a-zA-Z][a-z]*(?:['’-][a-z]+)*[,.;:!?)\"']*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[)\"']?\s+(?=[A-Z\"'(])")
@@ -104,7 +111,7 @@ def _clean(lines: list[str]) -> str:
     if _MARKED.search(text):
         for pattern, replacement in _MARKUP:
             text = pattern.sub(replacement, text)
-    text = " ".join(_without_lead_in(text).split())
+    text = _LOOSE_SIGN.sub("", " ".join(_without_lead_in(text).split()))
     return text if is_prose(text) else ""
 
 

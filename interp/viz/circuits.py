@@ -46,9 +46,16 @@ def agreement(names: Sequence[str], exact: Float[np.ndarray, " nodes"], guess: F
     bound = [float(min(exact.min(), guess.min())), float(max(exact.max(), guess.max()))]
     figure = go.Figure(go.Scatter(x=bound, y=bound, mode="lines", line={"color": theme.muted, "dash": "dot"}, hoverinfo="skip"))
     figure.add_scatter(
-        x=exact, y=guess, mode="markers+text", text=text, textposition="top center", customdata=[[n] for n in names], textfont={"size": 10, "color": theme.muted},
-        marker={"color": theme.series[0], "size": 6}, hovertemplate="%{customdata[0]}<br>exact %{x:.3f}<br>attribution %{y:.3f}<extra></extra>",
-    )  # fmt: skip
+        x=exact,
+        y=guess,
+        mode="markers+text",
+        text=text,
+        textposition="top center",
+        customdata=[[n] for n in names],
+        textfont={"size": 10, "color": theme.muted},
+        marker={"color": theme.series[0], "size": 6},
+        hovertemplate="%{customdata[0]}<br>exact %{x:.3f}<br>attribution %{y:.3f}<extra></extra>",
+    )
     return style(figure, theme, 340, xaxis_title="exact effect (node ablated)", yaxis_title="attribution (estimate)", showlegend=False)
 
 
@@ -81,6 +88,7 @@ def faithfulness_curve(series: Sequence[Series], theme: Palette, size: int | Non
             x=x,
             y=np.concatenate([line.high, line.low[::-1]]),
             fill="toself",
+            mode="lines",
             fillcolor=translucent(colour, 0.15),
             line={"width": 0},
             hoverinfo="skip",

@@ -71,7 +71,7 @@ def ink(background: str) -> str:
     return max("#000000", "#ffffff", key=lambda colour: contrast(colour, background))
 
 
-def level(value: float, scale: float) -> int:
+def level(value: int | float, scale: int | float) -> int:
     """1 to `LEVELS` for a share of the scale, 0 for less than `FAINT` of it."""
     if not (scale > 0 and value >= FAINT * scale):
         return 0

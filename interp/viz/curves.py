@@ -1,6 +1,6 @@
 """Curves of training, and the trade-off between sparsity and fidelity."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,13 +43,18 @@ def smooth(y: Float[np.ndarray, " n"], weight: float) -> Float[np.ndarray, " n"]
 
 
 def training_curves(
-    curves: Sequence[Curve], metrics: Sequence[str], theme: Palette, weight: float = 0.0, log_x: bool = False, x_title: str = "tokens"
+    curves: Sequence[Curve], panels: Mapping[str, str], theme: Palette, weight: float = 0.0, log_x: bool = False, x_title: str = "tokens"
 ) -> go.Figure:
-    """A small panel for each metric; a run has one colour in all of them. The unsmoothed curve stays, faint, behind the smoothed one."""
+    """A small panel for each metric of `panels` (name to title); a run has one colour in all. Behind the smoothed curve stays the raw one."""
+    metrics = list(panels)
     columns = min(2, len(metrics))
     rows = -(-len(metrics) // columns)
     figure = make_subplots(
-        rows, columns, subplot_titles=[label(m) for m in metrics], horizontal_spacing=0.07, vertical_spacing=0.14 / max(1, rows - 1)
+        rows,
+        columns,
+        subplot_titles=[label(title) for title in panels.values()],
+        horizontal_spacing=0.07,
+        vertical_spacing=0.14 / max(1, rows - 1),
     )
     runs = list(dict.fromkeys(c.run for c in curves))
     for curve in curves:
@@ -63,9 +68,17 @@ def training_curves(
             )
             x, y = decimate(curve.x.astype(float), smooth(curve.y.astype(float), weight))
         figure.add_scatter(
-            x=x, y=y, mode="lines", name=label(curve.title), legendgroup=curve.run, showlegend=place == 0, line={"color": colour, "width": 1.8},
-            hovertemplate="%{x:.4s} · %{y:.4g}", **at,
-        )  # fmt: skip
+            x=x,
+            y=y,
+            mode="lines",
+            name=label(curve.title),
+            legendgroup=curve.run,
+            showlegend=place == 0,
+            line={"color": colour, "width": 1.8},
+            hovertemplate="%{x:.4s} · %{y:.4g}",
+            **at,
+        )
+    figure.update_annotations(font_size=13)
     figure.update_xaxes(type="log" if log_x else "linear", tickformat="~s")
     figure.update_xaxes(title_text=x_title, row=rows)
     return style(
@@ -105,10 +118,19 @@ def pareto(points: Sequence[Point], x_title: str, y_title: str, theme: Palette, 
     up = [(p.high or p.y) - p.y for p in points]
     down = [p.y - (p.low or p.y) for p in points]
     figure.add_scatter(
-        x=[p.x for p in points], y=[p.y for p in points], mode="markers+text", text=[label(p.title) for p in points], textposition="top right",
-        customdata=[[p.run] for p in points], marker={"size": 11, "color": theme.series[0]}, showlegend=False, textfont={"color": theme.muted, "size": 11},
-        error_y={"type": "data", "array": up, "arrayminus": down, "color": theme.muted}, hovertemplate="%{customdata[0]}<br>" + x_title + " %{x:.4g}<br>" + y_title + " %{y:.4g}<extra></extra>",
-    )  # fmt: skip
+        x=[p.x for p in points],
+        y=[p.y for p in points],
+        mode="markers+text",
+        text=[label(p.title) for p in points],
+        textposition="top center",
+        cliponaxis=False,
+        customdata=[[p.run] for p in points],
+        marker={"size": 11, "color": theme.series[0]},
+        showlegend=False,
+        textfont={"color": theme.muted, "size": 11},
+        error_y={"type": "data", "array": up, "arrayminus": down, "color": theme.muted},
+        hovertemplate="%{customdata[0]}<br>" + x_title + " %{x:.4g}<br>" + y_title + " %{y:.4g}<extra></extra>",
+    )
     return style(figure, theme, 360, xaxis_title=x_title, yaxis_title=y_title)
 
 

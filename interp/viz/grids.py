@@ -47,29 +47,22 @@ def _grid(
     values: Float[np.ndarray, "layers columns"], names: Sequence[Sequence[str]], columns: Sequence[str], colours: Sequence[str],
     bounds: tuple[float, float], picked: frozenset[str], theme: Palette,
 ) -> Grid:  # fmt: skip
-    data, cells = [], []
-    for layer, column in np.ndindex(*values.shape):
-        value = float(values[layer, column])
-        if np.isnan(value):
-            continue
-        data.append(
-            _cell(
-                column,
-                layer,
-                value,
-                sample(colours, (value - bounds[0]) / max(bounds[1] - bounds[0], 1e-12)),
-                names[layer][column] in picked,
-                theme,
-            )
-        )
-        cells.append(names[layer][column])
-    return Grid(_option(data, columns, values.shape[0], colours, bounds, theme), tuple(cells), max(220, 78 + 23 * values.shape[0]))
+    places = [place for place in np.ndindex(*values.shape) if not np.isnan(values[place])]
+    # The picked cells are drawn last, so that no neighbour covers their border.
+    places.sort(key=lambda place: names[place[0]][place[1]] in picked)
+    cells = tuple(str(names[place[0]][place[1]]) for place in places)
+    span = max(bounds[1] - bounds[0], 1e-12)
+    data = [
+        _cell(place, float(values[place]), sample(colours, (float(values[place]) - bounds[0]) / span), name in picked, theme)
+        for place, name in zip(places, cells, strict=True)
+    ]
+    return Grid(_option(data, columns, values.shape[0], colours, bounds, theme), cells, max(220, 78 + 23 * values.shape[0]))
 
 
-def _cell(x: int, y: int, value: float, colour: str, picked: bool, theme: Palette) -> dict[str, Any]:
+def _cell(place: tuple[int, ...], value: float, colour: str, picked: bool, theme: Palette) -> dict[str, Any]:
     border = {"borderColor": theme.positive, "borderWidth": 3} if picked else {"borderColor": theme.background, "borderWidth": 1}
     return {
-        "value": [x, y, round(value, 4)],
+        "value": [place[1], place[0], round(value, 4)],
         "itemStyle": {"color": colour, **border},
         "label": {"color": ink(colour), "formatter": short(value)},
     }
@@ -96,13 +89,37 @@ def _option(
         "grid": {"left": 46, "right": 86, "top": 40, "bottom": 12},
         "tooltip": {"trigger": "item"},
         "xAxis": {**axis, "data": list(columns), "position": "top", "name": "head", "nameLocation": "middle", "nameGap": 24},
-        "yAxis": {**axis, "data": [str(layer) for layer in range(layers)], "inverse": True, "name": "layer", "nameLocation": "middle", "nameGap": 28},
-        "visualMap": {
-            "min": round(bounds[0], 3), "max": round(bounds[1], 3), "calculable": False, "orient": "vertical", "right": 6, "top": "middle", "precision": 2, "dimension": 2,
-            "seriesIndex": [], "text": [short(bounds[1]), short(bounds[0])], "textStyle": {"color": theme.muted}, "inRange": {"color": list(colours)}, "itemHeight": 120,
+        "yAxis": {
+            **axis,
+            "data": [str(layer) for layer in range(layers)],
+            "inverse": True,
+            "name": "layer",
+            "nameLocation": "middle",
+            "nameGap": 28,
         },
-        "series": [{
-            "type": "heatmap", "data": data, "selectedMode": "single", "label": {"show": len(columns) <= MOST_LABELLED, "fontSize": 11},
-            "emphasis": {"itemStyle": {"borderColor": theme.text, "borderWidth": 2}}, "select": {"itemStyle": {"borderColor": theme.positive, "borderWidth": 3}},
-        }],
-    }  # fmt: skip
+        "visualMap": {
+            "min": round(bounds[0], 3),
+            "max": round(bounds[1], 3),
+            "calculable": False,
+            "orient": "vertical",
+            "right": 6,
+            "top": "middle",
+            "precision": 2,
+            "dimension": 2,
+            "seriesIndex": [],
+            "text": [short(bounds[1]), short(bounds[0])],
+            "textStyle": {"color": theme.muted},
+            "inRange": {"color": list(colours)},
+            "itemHeight": 120,
+        },
+        "series": [
+            {
+                "type": "heatmap",
+                "data": data,
+                "selectedMode": "single",
+                "label": {"show": len(columns) <= MOST_LABELLED, "fontSize": 11},
+                "emphasis": {"itemStyle": {"borderColor": theme.text, "borderWidth": 2}},
+                "select": {"itemStyle": {"borderColor": theme.positive, "borderWidth": 3}},
+            }
+        ],
+    }

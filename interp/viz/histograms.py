@@ -74,7 +74,7 @@ def latent_scatter(
     theme: Palette,
 ) -> go.Figure:
     """Latents by density and maximal activation; the id travels in `customdata`, because row numbers shift."""
-    bar = {"title": {"text": colour_title, "side": "right"}, "thickness": 10}
+    bar = {"title": {"text": colour_title, "side": "right", "font": {"size": 11}}, "thickness": 10}
     marker = {
         "color": colour,
         "colorscale": [[i / 9, c] for i, c in enumerate(theme.sequential)],
@@ -100,4 +100,5 @@ def spoken(counts: Integer[np.ndarray, " bins"], low: float, high: float, name: 
         return f"{name}: empty"
     width = (high - low) / len(counts)
     mode = low + width * int(counts.argmax())
-    return f"{name}: {len(counts)} bins from {number(low)} to {number(high)}, most in {number(mode)} to {number(mode + width)}, {int(counts.sum())} in all"
+    extent = f"{len(counts)} bins from {number(low)} to {number(high)}"
+    return f"{name}: {extent}, most in {number(mode)} to {number(mode + width)}, {int(counts.sum())} in all"

@@ -47,7 +47,7 @@ def facts(pairs: Iterable[tuple[Any, Any]]) -> Html:
     return element("dl", *(element("div", element("dt", name), element("dd", value)) for name, value in pairs), class_="facts")
 
 
-def meter(share: float, label: str, colour: str = "var(--accent)") -> Html:
+def meter(share: int | float, label: str, colour: str = "var(--accent)") -> Html:
     """A number with a bar behind it, `share` in 0..1."""
     width = 100 * min(1.0, max(0.0, share))
     return element(
@@ -58,7 +58,7 @@ def meter(share: float, label: str, colour: str = "var(--accent)") -> Html:
     )
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def number(value: int | float | None, digits: int = 3) -> str:
     """A figure as short as it can be said: 0.0123, 1.2 M; an en dash for nothing."""
     if value is None or value != value:
         return "–"
@@ -68,6 +68,6 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if value != int(value) or abs(value) >= 1e4 else f"{int(value)}"
 
 
-def percent(share: float | None) -> str:
+def percent(share: int | float | None) -> str:
     """A share as a percentage with three significant digits."""
     return "–" if share is None or share != share else f"{100 * share:.3g} %"

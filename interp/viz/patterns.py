@@ -21,10 +21,16 @@ def attention(pattern: Float[np.ndarray, "query key"], texts: Sequence[str], the
     weights = np.where(np.tri(n, dtype=bool), pattern.astype(float), np.nan)
     names = [f"{i} {label(visible(t)[:14])}" for i, t in enumerate(texts)]
     heat = go.Heatmap(
-        z=weights, zmin=0, zmax=1, colorscale=colourscale((theme.background, *theme.sequential)), colorbar={"title": {"text": "weight", "side": "right"}, "thickness": 10},
-        customdata=[[[names[q], names[k]] for k in range(n)] for q in range(n)], xgap=1, ygap=1,
+        z=weights,
+        zmin=0,
+        zmax=1,
+        colorscale=colourscale((theme.background, *theme.sequential)),
+        colorbar={"title": {"text": "weight", "side": "right", "font": {"size": 11}}, "thickness": 10},
+        customdata=[[[names[q], names[k]] for k in range(n)] for q in range(n)],
+        xgap=1,
+        ygap=1,
         hovertemplate="query %{customdata[0]}<br>key %{customdata[1]}<br>weight %{z:.3f}<extra></extra>",
-    )  # fmt: skip
+    )
     figure = go.Figure(heat)
     if query is not None:
         figure.add_shape(type="rect", x0=-0.5, x1=query + 0.5, y0=query - 0.5, y1=query + 0.5, line={"color": theme.positive, "width": 2})

@@ -1,14 +1,14 @@
 """Token strips: text whose tokens are coloured by a number.
 
 One `<bdi>` a token, so that right-to-left text stays in its place. The text of the spans is the text of the tokens and nothing else:
-line ends and leading blanks are marked by the stylesheet. Corpus text is hostile, so everything passes through `safe`.
+line ends are marked by the stylesheet. Corpus text is hostile, so everything passes through `safe`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from interp.viz.colours import level
-from interp.viz.html import Html, element, join, number, safe
+from interp.viz.html import Html, element, join, number
 
 # A token longer than this is cut where it is drawn; its tooltip says how long it is.
 LONGEST = 200
@@ -21,7 +21,7 @@ class Token:
     """One token of a strip: its text, its number, where it stands."""
 
     text: str
-    value: float = 0.0
+    value: int | float = 0.0
     where: str = ""
     """`sequence:position`, shown in the tooltip."""
     marked: bool = False
@@ -33,7 +33,7 @@ def visible(text: str) -> str:
     return text.translate(_PICTURES).encode("utf-8", "backslashreplace").decode()
 
 
-def span(token: Token, scale: float) -> Html:
+def span(token: Token, scale: int | float) -> Html:
     """One token, its intensity class from `value / scale`."""
     shown = visible(token.text)
     cut = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
@@ -42,23 +42,28 @@ def span(token: Token, scale: float) -> Html:
     marks += [" sp"] if cut.startswith(" ") else []
     marks += [" here"] if token.marked else []
     # An empty bdi would be dropped by the sanitiser.
-    return element("bdi", cut or "∅", class_=f"t a{level(token.value, scale)}{''.join(marks)}", title=tooltip(token, scale, shown))
+    return element("bdi", _signed(cut) or "∅", class_=f"t a{level(token.value, scale)}{''.join(marks)}", title=tooltip(token, scale, shown))
 
 
-def tooltip(token: Token, scale: float, shown: str) -> str:
+def _signed(text: str) -> Html:
+    """Line-end pictures wrapped, so that the stylesheet can draw an arrow for them: few fonts have the picture."""
+    return join(text.split("␊"), element("i", "␊", class_="lf"))
+
+
+def tooltip(token: Token, scale: int | float, shown: str) -> str:
     """Token, place, value, and its share of the scale."""
     text = repr(shown) if len(shown) <= LONGEST else f"{shown[:40]!r}… ({len(shown)} characters)"
     value = f"{number(token.value)} ({100 * token.value / scale:.0f} % of {number(scale)})" if scale > 0 else number(token.value)
     return " · ".join(part for part in (text, token.where, value) if part)
 
 
-def strip(tokens: Sequence[Token], scale: float, breaks: bool = False) -> Html:
+def strip(tokens: Sequence[Token], scale: int | float, breaks: bool = False) -> Html:
     """A line of tokens; with `breaks`, line ends in the text start a new line."""
     spans = (Html(span(t, scale) + ("<br>" if breaks and any(b in t.text for b in _BREAKS) else "")) for t in tokens)
     return element("div", join(spans), class_="strip", role="img", aria_label=summary(tokens, scale))
 
 
-def summary(tokens: Sequence[Token], scale: float) -> str:
+def summary(tokens: Sequence[Token], scale: int | float) -> str:
     """What a strip shows, for those who hear it."""
     best = max(tokens, key=lambda t: t.value, default=None)
     if best is None or best.value <= 0:

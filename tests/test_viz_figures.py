@@ -1,0 +1,192 @@
+"""Figures against literal twins, and labels that carry no markup."""
+
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from interp.viz import circuits, curves, grids, histograms, patterns
+from interp.viz.charts import label, translucent
+from interp.viz.colours import DARK, LIGHT
+
+FLOATS = st.floats(-100, 100)
+
+
+@given(arrays(float, st.integers(1, 60), elements=FLOATS), st.floats(0.0, 0.99))
+def test_smooth_equals_the_weighted_mean_written_out(y, weight):
+    for t, value in enumerate(curves.smooth(y, weight)):
+        w = np.array([weight ** (t - i) for i in range(t + 1)])
+        assert value == pytest.approx(float((w * y[: t + 1]).sum() / w.sum()), abs=1e-6)
+
+
+def test_smooth_passes_over_missing_values():
+    assert curves.smooth(np.array([np.nan, 2.0, np.nan, 4.0]), 0.0).tolist()[1:] == [2.0, 2.0, 4.0]
+
+
+def test_decimate_keeps_every_spike_and_few_points():
+    y = np.zeros(50_000)
+    y[31_337], y[7] = 9.0, -3.0
+    x, kept = curves.decimate(np.arange(50_000.0), y)
+    assert len(x) <= 2000
+    assert (kept.max(), kept.min()) == (9.0, -3.0)
+    assert (np.diff(x) > 0).all()
+
+
+def test_decimate_leaves_short_curves_alone():
+    x, y = np.arange(5.0), np.arange(5.0)
+    assert curves.decimate(x, y)[0] is x
+
+
+@given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=12), st.sampled_from(["low", "high"]))
+def test_the_frontier_is_what_no_point_beats(points, better):
+    x, y = np.array(points).T
+    cost = y if better == "low" else -y
+    kept = {(x[i], cost[i]) for i in curves.frontier(x, y, better)}
+    literal = set()
+    for i in range(len(x)):
+        beaten = any((x[j] <= x[i] and cost[j] < cost[i]) or (x[j] < x[i] and cost[j] <= cost[i]) for j in range(len(x)))
+        literal |= set() if beaten else {(x[i], cost[i])}
+    assert kept == literal
+
+
+def test_training_curves_have_a_panel_for_each_metric_and_one_colour_for_each_run():
+    line = np.arange(4)
+    drawn = [curves.Curve(r, r, m, line, line.astype(np.float32)) for m in ("loss", "l0", "fvu") for r in ("a", "b")]
+    figure = curves.training_curves(drawn, {"loss": "Loss", "l0": "L0", "fvu": "FVU"}, LIGHT, weight=0.5)
+    solid = [t for t in figure.data if t.showlegend is not False or t.name]
+    assert len({t.xaxis for t in solid}) == 3
+    assert len({t.line.color for t in solid if t.name == "a"}) == 1
+    assert len({t.line.color for t in solid}) == 2
+
+
+def test_pareto_points_carry_the_id_of_their_run():
+    figure = curves.pareto(
+        [curves.Point("train-1", "<b>x</b>", 8.0, 0.3), curves.Point("train-2", "y", 16.0, 0.2)], "L0", "FVU", LIGHT, "low"
+    )
+    assert [c[0] for c in figure.data[1].customdata] == ["train-1", "train-2"]
+    assert figure.data[1].text[0] == "&lt;b&gt;x&lt;/b&gt;"
+
+
+def test_activation_histogram_spans_zero_to_the_maximum_and_marks_four_band_edges():
+    figure = histograms.activation_histogram(np.arange(50, dtype=np.uint32), 10.0, LIGHT)
+    assert figure.data[0].x[0] == pytest.approx(0.1)
+    assert figure.data[0].x[-1] == pytest.approx(9.9)
+    assert [s.x0 for s in figure.layout.shapes] == [2.0, 4.0, 6.0, 8.0]
+
+
+def test_logit_bars_are_coloured_by_their_sign():
+    figure = histograms.logit_histogram(np.ones(4, np.uint16), -2.0, 2.0, LIGHT)
+    assert list(figure.data[0].marker.color) == [LIGHT.negative] * 2 + [LIGHT.positive] * 2
+
+
+def test_density_histogram_counts_live_latents_only():
+    densities = np.array([0.0, 0.0, 0.1, 0.01, 0.0001])
+    figure = histograms.density_histogram(densities, DARK, (-3.0, -1.0))
+    assert int(np.sum(figure.data[0].y)) == 3
+    assert len(figure.layout.shapes) == 1
+    assert int(np.sum(histograms.density_histogram(np.zeros(3), DARK).data[0].y)) == 0
+
+
+def test_a_histogram_is_told_in_words():
+    counts = np.array([1, 5, 2], np.int64)
+    assert histograms.spoken(counts, 0.0, 3.0, "H") == "H: 3 bins from 0 to 3, most in 1 to 2, 8 in all"
+    assert histograms.spoken(counts * 0, 0.0, 3.0, "H") == "H: empty"
+
+
+def test_scatter_points_carry_the_number_of_their_latent():
+    ids = np.array([7, 3])
+    figure = histograms.latent_scatter(ids, np.array([0.1, 0.2]), np.array([1.0, 2.0]), np.array([0.5, 0.6]), "share", LIGHT)
+    assert figure.data[0].customdata.ravel().tolist() == [7, 3]
+
+
+@given(
+    arrays(float, st.tuples(st.integers(1, 5), st.integers(1, 20)), elements=st.one_of(st.just(float("nan")), st.floats(0, 1))),
+    st.integers(0, 4),
+)
+def test_every_drawn_cell_is_named_by_its_place(values, picked):
+    grid = grids.head_grid(values, LIGHT, 1.0, f"{picked}.0")
+    data = grid.option["series"][0]["data"]
+    assert len(data) == len(grid.cells) == int((~np.isnan(values)).sum())
+    for cell, name in zip(data, grid.cells, strict=True):
+        head, layer, value = cell["value"]
+        assert name == f"{layer}.{head}"
+        assert value == pytest.approx(values[layer, head], abs=1e-4)
+    assert grid.option["series"][0]["label"]["show"] == (values.shape[1] <= 16)
+
+
+def test_a_picked_cell_is_drawn_last():
+    assert grids.head_grid(np.zeros((2, 2)), LIGHT, 1.0, "0.0").cells[-1] == "0.0"
+
+
+def test_signed_grids_are_symmetric_around_zero():
+    grid = grids.node_grid(np.array([[-0.5, 2.0]]), ["0", "MLP"], [["0.z.0", "0.mlp_out"]], LIGHT, frozenset())
+    legend = grid.option["visualMap"]
+    assert (legend["min"], legend["max"]) == (-2.0, 2.0)
+    assert grid.cells == ("0.z.0", "0.mlp_out")
+
+
+def test_short_numbers_look_like_tables_of_scores():
+    assert [grids.short(v) for v in (0.83, -0.07, 1.2, 0.0, -0.001, 10.5)] == [".83", "-.07", "1.20", ".00", ".00", "10.50"]
+
+
+def test_attention_hides_the_future_and_escapes_tokens():
+    figure = patterns.attention(np.full((3, 3), 1 / 3, np.float32), ["<b>", "a", "b"], LIGHT, 1)
+    z = np.array(figure.data[0].z, float)
+    assert np.isnan(z[np.triu_indices(3, 1)]).all()
+    assert not np.isnan(z[np.tril_indices(3)]).any()
+    assert figure.layout.xaxis.ticktext[0] == "0 &lt;b&gt;"
+
+
+@given(st.integers(1, 9), st.integers(0, 2**31))
+def test_attention_received_equals_the_mean_over_later_queries(n, seed):
+    pattern = np.random.default_rng(seed).random((n, n))
+    literal = [np.mean([pattern[q, k] for q in range(k, n)]) for k in range(n)]
+    assert patterns.received(pattern) == pytest.approx(np.array(literal))
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6), st.just(3))))
+def test_a_png_holds_its_pixels(pixels):
+    data = patterns.png(pixels)
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    start = data.index(b"IDAT") + 4
+    rows = zlib.decompress(data[start : data.index(b"IEND") - 8])
+    width = 1 + 3 * pixels.shape[1]
+    assert b"".join(rows[i * width + 1 : (i + 1) * width] for i in range(pixels.shape[0])) == pixels.tobytes()
+
+
+def test_a_thumbnail_is_a_picture_without_text():
+    assert patterns.thumbnail(np.eye(4, dtype=np.float32), DARK).startswith('<img src="data:image/png;base64,')
+
+
+def test_node_bars_are_blue_where_the_node_helps():
+    effects = circuits.Effects(np.array([-1.0, 0.5]), np.array([-1.2, 0.4]), np.array([-0.9, 0.7]))
+    bars = circuits.node_bars(["5.z.1", "7.mlp_out"], effects, LIGHT, "exact").data[0]
+    assert list(bars.marker.color) == [LIGHT.negative, LIGHT.positive]
+    assert bars.error_x.array == pytest.approx([0.1, 0.2])
+    assert bars.error_x.arrayminus == pytest.approx([0.2, 0.1])
+
+
+def test_agreement_names_only_the_strongest_nodes():
+    exact = np.linspace(0, 1, 20)
+    figure = circuits.agreement([str(i) for i in range(20)], exact, exact, LIGHT)
+    assert [t for t in figure.data[1].text if t] == [str(i) for i in range(12, 20)]
+
+
+def test_correlation_is_one_for_a_line_and_undefined_for_a_constant():
+    assert circuits.correlation(np.arange(5.0), 2 * np.arange(5.0) + 1) == pytest.approx(1)
+    assert np.isnan(circuits.correlation(np.ones(3), np.arange(3.0)))
+
+
+def test_the_faithfulness_curve_marks_the_size_and_both_ends():
+    one = circuits.Series("exact", np.array([0, 5]), np.array([0.0, 1.0]), np.array([-0.1, 0.9]), np.array([0.1, 1.1]))
+    figure = circuits.faithfulness_curve([one], LIGHT, size=3)
+    assert sorted(s.y0 for s in figure.layout.shapes if s.y0 == s.y1) == [0, 1]
+    assert any(s.x0 == s.x1 == 3 for s in figure.layout.shapes)
+
+
+def test_labels_carry_no_markup():
+    assert label("<a href=x>") == "&lt;a href=x&gt;"
+    assert translucent("#ff0080", 0.5) == "rgba(255,0,128,0.5)"
