@@ -1,8 +1,11 @@
-"""Caching against the bare model: tokens per second of `interp cache`, shards and checksums written, over a plain transformers forward pass.
+"""Caching against the bare model.
+
+Tokens per second of `interp cache`, shards and checksums written, over those of a plain transformers forward pass.
 
     python benchmarks/cache.py --json        # {"ratio": ..., "ours": ..., "bare": ...}
 
-Both run in one process on the same tokens, to the same layer, in the same dtype, in turns: the order of each pair alternates, and the ratio is the median over the pairs.
+Both run in one process on the same tokens, to the same layer, in the same dtype. They take turns, the order of each pair alternates, and
+the ratio is the median over the pairs.
 """
 
 import argparse

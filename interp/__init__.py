@@ -1,6 +1,6 @@
 """The names a notebook needs; each is imported when it is first used, so that `import interp` stays light.
 
-    from interp import Site, load, record
+from interp import Site, load, record
 """
 
 import importlib

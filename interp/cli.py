@@ -59,7 +59,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def usage() -> str:
     rows = "\n".join(f"  {name:<10}{text}" for name, (_, _, text) in COMMANDS.items())
-    return f"interp: train dictionaries on a language model, explore their features and heads, find circuits\n\n{rows}\n\n`interp COMMAND --help` lists the options of a command with their defaults."
+    what = "interp: train dictionaries on a language model, explore their features and heads, find circuits"
+    return f"{what}\n\n{rows}\n\n`interp COMMAND --help` lists the options of a command with their defaults."
 
 
 def _run(name: str, arguments: list[str]) -> int:

@@ -96,9 +96,10 @@ def _say(text: str) -> None:
 
 
 def _farewell(result: dict[str, Any], port: int) -> None:
+    fidelity = f"{result['fvu']:.1%} of the variance unexplained with {result['l0']:.0f} latents a token"
     _say(
-        f"\nOn held-out text the dictionary leaves {result['fvu']:.1%} of the variance unexplained with {result['l0']:.0f} latents a token, and the "
-        f"model keeps {result['ce_recovered_zero']:.1%} of its prediction (zero ablation = 0 %).\nLook at it: `interp app`, then\n"
+        f"\nOn held-out text the dictionary leaves {fidelity},\n"
+        f"and the model keeps {result['ce_recovered_zero']:.1%} of its prediction (zero ablation = 0 %).\nLook at it: `interp app`, then\n"
         f"  latents   {serve.url(port, 'explorer', run=result['runs']['describe'])}\n"
         f"  heads     {serve.url(port, 'heads', run=result['runs']['heads'])}\n"
         f"  circuit   {serve.url(port, 'circuit', run=result['runs']['circuit'])}"

@@ -163,7 +163,9 @@ def draft(root: Path, stage: str, config: dict[str, Any], parents: dict[str, str
             raise InputError(f"another process is working on {path.name}; wait for it or stop it first") from None
         work = Draft(path)
         if not (path / CONFIG).exists():
-            work.write_json(CONFIG, {"schema": SCHEMA, "stage": stage, "parents": parents, "config": config, "provenance": _provenance(root, parents)})
+            work.write_json(
+                CONFIG, {"schema": SCHEMA, "stage": stage, "parents": parents, "config": config, "provenance": _provenance(root, parents)}
+            )
         yield work
 
 

@@ -44,7 +44,9 @@ def check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise InputError(f"port {port} on {host} cannot be used ({error.strerror}); choose another, for example --port {port + 1}") from error
+            raise InputError(
+                f"port {port} on {host} cannot be used ({error.strerror}); choose another, for example --port {port + 1}"
+            ) from error
 
 
 def command(root: Path, port: int, host: str = "127.0.0.1", browser: bool = False) -> list[str]:

@@ -38,9 +38,7 @@ class Site:
         """Read back what `str` prints; raises InputError for anything else."""
         match = _SITE.fullmatch(text.strip())
         if match is None or match[2] not in STREAMS:
-            raise InputError(
-                f"{text!r} names no site; write LAYER.STREAM[.HEAD], for example 3.z.5, with a stream of {', '.join(STREAMS)}"
-            )
+            raise InputError(f"{text!r} names no site; write LAYER.STREAM[.HEAD], for example 3.z.5, with a stream of {', '.join(STREAMS)}")
         return Site(int(match[1]), match[2], None if match[3] is None else int(match[3]))  # pyright: ignore[reportArgumentType]
 
     @staticmethod

@@ -6,6 +6,7 @@ Layout (see data/README.md): `tokens.safetensors` {tokens, doc_of int32 [n_seq, 
 
 import bisect
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ class Store:
         order = np.argsort(flat)
         cuts = np.searchsorted(flat[order], [start * self.context for start in starts] + [self.n_seq * self.context])
         out = torch.empty(len(flat), shards[0].shape[-1], dtype=shards[0].dtype)
-        for index, (low, high) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+        for index, (low, high) in enumerate(itertools.pairwise(cuts)):
             if low < high:
                 chosen = order[low:high]
                 local = torch.from_numpy(flat[chosen] - starts[index] * self.context)
@@ -171,9 +172,9 @@ class Order:
 
     def rows(self, step: int, batch_size: int) -> Int[np.ndarray, " batch"]:
         """Flat positions of the batch of a step; a batch may reach into the next epoch."""
-        first = step * batch_size
-        index = np.arange(first, first + batch_size)
-        parts = [self._epoch(e)[index[index // len(self.pool) == e] % len(self.pool)] for e in np.unique(index // len(self.pool))]
+        n, first = len(self.pool), step * batch_size
+        last = first + batch_size
+        parts = [self._epoch(e)[max(first - e * n, 0) : last - e * n] for e in range(first // n, (last - 1) // n + 1)]
         return np.concatenate(parts)
 
     def steps(self, batch_size: int, start: int = 0) -> Iterator[Int[np.ndarray, " batch"]]:
@@ -189,7 +190,7 @@ class Order:
 
     def _epoch(self, epoch: int) -> Int[np.ndarray, " row"]:
         if epoch not in self._epochs:
-            generator = np.random.Generator(np.random.Philox(key=[self.seed, int(epoch)]))
+            generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
             for old in [e for e in self._epochs if e < epoch - 1]:
                 del self._epochs[old]
             self._epochs[epoch] = self.pool[generator.permutation(len(self.pool))]

@@ -124,7 +124,9 @@ def test_a_damaged_shard_is_refused(tmp_path: Path, tiny_llama: Path, corpus_fil
         Store.open(done)
 
 
-def test_too_little_disk_is_refused_before_work_starts(tmp_path: Path, tiny_llama: Path, corpus_file: Path, monkeypatch: pytest.MonkeyPatch):
+def test_too_little_disk_is_refused_before_work_starts(
+    tmp_path: Path, tiny_llama: Path, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     with pytest.raises(InputError, match="has 1 kB free and this needs"):
         execute(stage(tiny_llama, corpus_file), Context(tmp_path))

@@ -38,7 +38,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, corpus_file: Path) -> Run:
-    stage = Cache(sites=(Site(1, "resid_post"),), model=str(tiny_llama), text=f"files:{corpus_file}", tokens=2048, context=32, dtype="float32")
+    stage = Cache(
+        sites=(Site(1, "resid_post"),), model=str(tiny_llama), text=f"files:{corpus_file}", tokens=2048, context=32, dtype="float32"
+    )
     done = execute(stage, Context(tmp_path_factory.mktemp("runs")))
     assert done is not None
     return done
@@ -62,7 +64,20 @@ def test_every_command_explains_its_options_with_defaults(name: str, capsys: pyt
 
 @pytest.mark.slow
 def test_json_is_one_object_on_the_last_line(tmp_path: Path, tiny_llama: Path, corpus_file: Path):
-    arguments = ("--model", tiny_llama, "--text", f"files:{corpus_file}", "--tokens", 1024, "--context", 32, "--dtype", "float32", "--root", tmp_path)
+    arguments = (
+        "--model",
+        tiny_llama,
+        "--text",
+        f"files:{corpus_file}",
+        "--tokens",
+        1024,
+        "--context",
+        32,
+        "--dtype",
+        "float32",
+        "--root",
+        tmp_path,
+    )
     done = interp("cache", "--sites", "0.z", *arguments, "--json")
     result = json.loads(done.stdout.splitlines()[-1])
     assert runs.open_run(tmp_path, result["run"]).stage == "cache"
@@ -126,7 +141,8 @@ def test_a_full_disk_ends_in_a_sentence_and_the_same_command_goes_on(tmp_path: P
         assert not list(small.iterdir())
         # Something else fills the disk while the work goes on: the plan saw room, the writes do not.
         (small / "other").write_bytes(bytes(250_000))
-        code = f"import shutil, interp.cli\nshutil.disk_usage = lambda _: type('U', (), {{'free': 10**12}})()\ninterp.cli.main({[str(a) for a in arguments] + ['--tokens', '3500']!r})"
+        lie = "import shutil, interp.cli\nshutil.disk_usage = lambda _: type('U', (), {'free': 10**12})()\n"
+        code = f"{lie}interp.cli.main({[*map(str, arguments), '--tokens', '3500']!r})"
         full = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert full.returncode == 2, full.stderr
         assert "the disk is full" in full.stderr

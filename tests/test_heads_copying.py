@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from interp import models
 from interp.heads.copying import TOP, copy_hits, copying, embedded, folded_unembedding, in_top, wilson, writes
-from interp.heads.tokens import ordinary_ids
+from interp.heads.tokens import ordinary_ids, sampled
 from interp.hooks import record
 from interp.sites import Site
 
@@ -87,7 +87,7 @@ def test_the_folded_unembedding_is_gain_and_centring_times_w_u_up_to_one_factor(
 
 def test_the_hits_of_a_model_equal_the_ranks_by_full_sorting_in_float64(tiny_llama: Path):
     model = models.load(str(tiny_llama))
-    tokens = ordinary_ids(model)[torch.randperm(300, generator=torch.Generator().manual_seed(2))[:200]]
+    tokens = sampled(model, 200, 2)
     w = weights(tiny_llama)
     unembedding = w["model.norm.weight"][:, None] * w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
     found = list(copy_hits(model, tokens))
@@ -135,7 +135,7 @@ def test_a_head_whose_circuit_is_the_identity_copies_every_token_and_its_negativ
     made.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     model = models.load(str(tmp_path / "model"))
-    estimate = copying(torch.stack(list(copy_hits(model, ordinary_ids(model)[:100]))))
+    estimate = copying(torch.stack(list(copy_hits(model, sampled(model, 100, 0)))))
     assert estimate.value.item() == copied
     assert estimate.baseline.item() < 0.05
     assert estimate.low.item() <= copied <= estimate.high.item()
@@ -166,9 +166,7 @@ def test_wilsons_interval_solves_its_defining_equation():
 def test_the_name_movers_of_smollm2_copy_and_its_negative_name_mover_does_not():
     """Heads found by attention and direct logit attribution on the indirect object task, independently of this score."""
     model = models.load("smollm2")
-    ids = ordinary_ids(model)
-    tokens = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(5))[:64]]
-    estimate = copying(torch.stack(list(copy_hits(model, tokens))))
+    estimate = copying(torch.stack(list(copy_hits(model, sampled(model, 64, 5)))))
     assert {"23.0", "23.1", "23.2"} <= {head for head, _ in estimate.top(6)}
     assert estimate.low[23, 2] > estimate.baseline.max()
     assert estimate.value[24, 4] == 0

@@ -24,7 +24,9 @@ def blocks(language: str) -> list[str]:
 def test_the_python_of_the_readme_runs(tmp_path: Path):
     (code,) = blocks("python")
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code + "\nassert logits.shape[-1] == 49152"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\nassert logits.shape[-1] == 49152"], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -21,7 +21,10 @@ def make(root: Path, text: str = "hello", **config: object) -> runs.Run:
 def test_equal_work_has_one_name_and_parents_count(tmp_path: Path):
     a = runs.run_id("train", {"k": 1}, {"store": "cache-00000000"})
     assert a == runs.run_id("train", {"k": 1}, {"store": "cache-00000000"})
-    assert len({a, runs.run_id("train", {"k": 2}, {"store": "cache-00000000"}), runs.run_id("train", {"k": 1}, {"store": "cache-00000001"})}) == 3
+    assert (
+        len({a, runs.run_id("train", {"k": 2}, {"store": "cache-00000000"}), runs.run_id("train", {"k": 1}, {"store": "cache-00000001"})})
+        == 3
+    )
 
 
 def test_a_sealed_run_lists_every_file_with_its_hash(tmp_path: Path):

@@ -180,13 +180,19 @@ def test_total_is_fvu_plus_a_thirty_second_of_aux():
     torch.testing.assert_close(losses.metrics["fvu"], expected)
 
 
-def test_the_dense_product_in_bfloat16_stays_near_float32_and_leaves_float32_values():
+def test_a_code_made_in_bfloat16_differs_from_float32_by_rounding_and_by_winners_that_nearly_tie():
     dictionary = TopK(k=8).build(64, 64, 1024)
-    x = torch.randn(128, 64)
+    x = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
+    exact = dictionary.encode(x)
     with torch.autocast("cpu", torch.bfloat16):
-        fast = dictionary(x)
-    assert fast.dtype == torch.float32
-    assert (fast - dictionary(x)).square().sum() < 0.01 * dictionary(x).square().sum()
+        rough = dictionary.encode(x)
+        assert dictionary(x).dtype == torch.float32
+    assert rough.dtype == torch.float32
+    both = (exact > 0) & (rough > 0)
+    assert both.sum() > 0.95 * 8 * 256
+    torch.testing.assert_close(rough[both], exact[both], rtol=0.02, atol=0)
+    smallest = exact.masked_fill(exact == 0, torch.inf).min(1, keepdim=True).values
+    assert (rough - 1.02 * smallest)[(rough > 0) & ~both].max() < 0
 
 
 def test_decoder_norms_decide_the_selection_and_scaling_them_changes_nothing():

@@ -218,6 +218,7 @@ def test_a_k_that_the_dictionary_cannot_hold_names_both_numbers(k: int):
 def test_building_is_decided_by_the_seed_alone_and_ties_the_encoder():
     one, other, third = (TopK(k=2).build(16, 16, 64, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(one.W_enc, one.W_dec.T)
+    torch.testing.assert_close(one.norms(), torch.full((64,), 0.5))
     assert torch.equal(one.W_dec, other.W_dec)
     assert not torch.equal(one.W_dec, third.W_dec)
     state = torch.get_rng_state()

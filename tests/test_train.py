@@ -41,7 +41,7 @@ def cached(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, corpus_fi
 
 
 def train(cached: Run, **options: object) -> Run:
-    settings = {"architecture": TopK(k=4), "width": 64, "epochs": 4, "batch_size": 128, "precision": "float32", **options}
+    settings = {"architecture": TopK(k=4), "width": 64, "epochs": 4.0, "batch_size": 128, "precision": "float32", **options}
     done = execute(Train(cached.id, **settings), Context(cached.path.parent))  # pyright: ignore[reportArgumentType]
     assert done is not None
     return done

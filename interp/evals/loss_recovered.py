@@ -39,7 +39,11 @@ class LossRecovered:
 
 @torch.no_grad()
 def loss_recovered(
-    model: Model, site: Site, reconstruct: Replace, mean: Float[Tensor, " d"], batches: Iterable[tuple[Int[Tensor, "seq pos"], Bool[Tensor, "seq pos"]]]
+    model: Model,
+    site: Site,
+    reconstruct: Replace,
+    mean: Float[Tensor, " d"],
+    batches: Iterable[tuple[Int[Tensor, "seq pos"], Bool[Tensor, "seq pos"]]],
 ) -> LossRecovered:
     """Run each batch of (tokens, which tokens are replaced) clean and with the three replacements, from the site's layer on."""
     ce: dict[str, list[Tensor]] = {run: [] for run in RUNS}
@@ -53,7 +57,7 @@ def loss_recovered(
         ce["clean"].append(_cross_entropy(clean, tokens))
         predictions.append(torch.full((len(tokens),), tokens.shape[1] - 1, dtype=torch.float64))
         for run, replace in replacements.items():
-            with patched(model, {site: lambda x, f=replace: _replaced(x, keep, f)}):
+            with patched(model, {site: lambda x, keep=keep, f=replace: _replaced(x, keep, f)}):
                 log_p = model.forward_from(site.layer, resid)[:, :-1].float().log_softmax(-1)
             ce[run].append(_cross_entropy(log_p, tokens))
             if run == "recon":

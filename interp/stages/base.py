@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.table import Table
@@ -44,15 +44,17 @@ class Plan:
     """Expected duration."""
 
 
+@runtime_checkable
 class Stage(Protocol):
-    """A stage: a frozen dataclass with these beside its fields."""
+    """A stage: a frozen dataclass with these beside its fields.
+
+    A stage may also list in `FREE` the fields that no result depends on: they stay out of the run's name.
+    """
 
     NAME: ClassVar[str]
     """Name of the subcommand and of the run folders."""
     PARENTS: ClassVar[dict[str, str]]
     """Fields that hold run names, each with the stage that it must come from."""
-    FREE: ClassVar[tuple[str, ...]] = ()
-    """Fields that no result depends on; they stay out of the run's name."""
 
     def identity(self, ctx: Context) -> dict[str, Any]:
         """What the result depends on beyond the fields: revisions of model and text."""
@@ -104,10 +106,12 @@ def check_disk(root: Path, needed: int) -> None:
     root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(root).free
     if needed * 1.05 > free:
-        raise InputError(f"{root} has {size(free)} free and this needs {size(needed)}; free some space, name another --root, or ask for less")
+        raise InputError(
+            f"{root} has {size(free)} free and this needs {size(needed)}; free some space, name another --root, or ask for less"
+        )
 
 
-def size(n_bytes: float) -> str:
+def size(n_bytes: int | float) -> str:
     for unit in ("B", "kB", "MB"):
         if n_bytes < 1000:
             return f"{n_bytes:.3g} {unit}"
@@ -115,7 +119,7 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.3g} GB"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -46,10 +46,11 @@ class Evaluate:
         tokens = self._count(store) * store.context
         model = self._model(store, ctx)
         rate = _probe(model, store)
+        held_out = (store.n_seq - store.n_train) * store.context
         return Plan(
             {
                 "dictionary": self.dictionary,
-                "tokens": f"{(store.n_seq - store.n_train) * store.context:,} held out; {tokens:,} of them through the model {len(RUNS)} times",
+                "tokens": f"{held_out:,} held out; {tokens:,} of them through the model {len(RUNS)} times",
             },
             disk=100_000,
             memory=model.n_parameters * 4 + 4 * _BATCH * store.context * model.d_vocab * 4,

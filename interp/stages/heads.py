@@ -15,16 +15,17 @@ from interp import models
 from interp.heads.copying import copy_hits, copying
 from interp.heads.patterns import MAX_LENGTH, TEXTS, Examples, examples
 from interp.heads.scores import Estimate, estimates, score_batches, score_table
-from interp.heads.tokens import ordinary_ids, repeated_sequences
+from interp.heads.tokens import repeated, sampled
 from interp.progress import bar
 from interp.runs import Draft, written
 from interp.stages.base import Context, Plan
+from interp.stages.cache import write_arrow
 from interp.text.vocab import vocabulary
 from saes.errors import InputError
 
 BATCH = 8  # sequences a pass; no result depends on it
 SHOWN = 5  # heads of each metric in the summary
-SURVIVORS = 0.05  # share of tokens that the quick test of copying leaves; on SmolLM2
+SIEVED = 0.022  # share of the vocabulary that a head's output meets on average behind the sieves of `copying`; on SmolLM2
 EXAMPLE_HALF = 12  # length of a half of the stored repeated example: every cell can still be seen
 
 
@@ -62,12 +63,12 @@ class Heads:
     def plan(self, ctx: Context) -> Plan:
         """Load the model and time one short sequence."""
         model = models.load(self.model, self.dtype, ctx.device)
-        tokens = self._tokens(model)
+        tokens = repeated(model, self.sequences, self.half, self.seed)
         n_tokens, n_heads = tokens.numel(), model.n_layers * model.n_heads
         n_examples = (len(TEXTS) + 1) * MAX_LENGTH
-        # In units of a token's forward pass: each head's output meets the sampled tokens twice, and SURVIVORS of them the vocabulary.
-        copied = min(self.copy_tokens, len(ordinary_ids(model)))
-        copy_cost = copied * n_heads * model.d_model * (2 * copied + SURVIVORS * model.d_vocab) / model.n_parameters
+        copied = len(sampled(model, self.copy_tokens, self.seed))
+        # In units of a token's forward pass; twice, because the baseline costs the same.
+        copy_cost = 2 * copied * n_heads * model.d_model * model.d_vocab * SIEVED / model.n_parameters
         seconds = seconds_per_token(model, tokens) * (n_tokens + n_examples + copy_cost)
         lines = {
             "model": f"{self.model}, {n_heads} heads, {self.dtype} on {model.device}",
@@ -81,23 +82,12 @@ class Heads:
     def work(self, draft: Draft, ctx: Context) -> None:
         start = time.perf_counter()
         model = models.load(self.model, self.dtype, ctx.device)
-        tokens = self._tokens(model)
+        tokens = repeated(model, self.sequences, self.half, self.seed)
         metrics = {**self._attention(model, tokens), "copying": self._copying(model)}
         write_parquet(draft, "scores.parquet", score_table(metrics))
-        write_examples(draft, examples(model, self._example(model)))
-        write_arrow(draft, "vocab.arrow", vocabulary(model.tokenizer, model.d_vocab))
+        write_examples(draft, examples(model, repeated(model, 1, min(self.half, EXAMPLE_HALF), self.seed)[0].tolist()))
+        write_arrow(draft.path / "vocab.arrow", vocabulary(model.tokenizer, model.d_vocab))
         draft.write_json("summary.json", summary(metrics, tokens.numel(), time.perf_counter() - start))
-
-    def _tokens(self, model: models.Model) -> Int[Tensor, "n_seq pos"]:
-        length = 2 * self.half + (model.bos is not None)
-        if length > model.n_ctx:
-            raise InputError(
-                f"--half {self.half} makes sequences of {length} tokens, {self.model} takes {model.n_ctx}; choose a smaller --half"
-            )
-        return repeated_sequences(self.sequences, self.half, ordinary_ids(model), self.seed, model.bos)
-
-    def _example(self, model: models.Model) -> list[int]:
-        return repeated_sequences(1, min(self.half, EXAMPLE_HALF), ordinary_ids(model), self.seed, model.bos)[0].tolist()
 
     def _attention(self, model: models.Model, tokens: Int[Tensor, "n_seq pos"]) -> dict[str, Estimate]:
         parts = []
@@ -108,11 +98,9 @@ class Heads:
         return estimates(torch.cat(parts), self.half, tokens.shape[1])
 
     def _copying(self, model: models.Model) -> Estimate:
-        ids = ordinary_ids(model)
-        shuffled = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(self.seed))]
         parts = []
         with bar(model.n_layers, "layers", "copying") as progress:
-            for part in copy_hits(model, shuffled[: self.copy_tokens]):
+            for part in copy_hits(model, sampled(model, self.copy_tokens, self.seed)):
                 parts.append(part)
                 progress.update(1)
         return copying(torch.stack(parts))
@@ -150,9 +138,3 @@ def write_examples(draft: Draft, stored: Examples) -> None:
 def write_parquet(draft: Draft, name: str, table: pa.Table) -> None:
     with written(draft.path / name) as aside:
         pq.write_table(table, aside)
-
-
-def write_arrow(draft: Draft, name: str, table: pa.Table) -> None:
-    """Uncompressed, so that a reader can map it."""
-    with written(draft.path / name) as aside, pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)

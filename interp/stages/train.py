@@ -1,6 +1,7 @@
 """`interp train`: a dictionary on cached activations, resumable to the bit."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import signal
@@ -46,7 +47,7 @@ class Train:
 
     store: tyro.conf.Positional[str]
     """The cache run."""
-    architecture: Architecture = TopK()
+    architecture: Architecture = dataclasses.field(default_factory=TopK)
     """What is trained."""
     site: str = ""
     """Which site of the cache run; the first without one."""
@@ -80,12 +81,12 @@ class Train:
         training = self._prepare(ctx)
         rate = training.probe()
         parameters = sum(p.numel() for p in training.dictionary.parameters())
+        sizes = f"{training.dictionary.d_in} → {training.dictionary.d_dict:,} latents, {parameters / 1e6:.1f} M parameters"
+        steps = f"{self.epochs:g} times = {training.fit.steps:,} steps of {self.batch_size:,}; {rate:,.0f} tokens/s by a probe"
         return Plan(
             {
-                "dictionary": f"{type(self.architecture).__name__} on {training.site}, {training.dictionary.d_in} → {training.dictionary.d_dict:,} latents, "
-                f"{parameters / 1e6:.1f} M parameters, products in {training.fit.precision}",
-                "tokens": f"{len(training.order.pool):,} to train on, {self.epochs:g} times = {training.fit.steps:,} steps of {self.batch_size:,}; "
-                f"{rate:,.0f} tokens/s by a probe",
+                "dictionary": f"{type(self.architecture).__name__} on {training.site}, {sizes}, products in {training.fit.precision}",
+                "tokens": f"{len(training.order.pool):,} to train on, {steps}",
                 "left out": ", ".join(f"{count:,} {reason}" for reason, count in training.left_out.items()),
                 "mixing": f"a batch mixes {training.documents_per_batch:,.0f} documents",
             },
@@ -101,7 +102,9 @@ class Train:
         saved = draft.path / "checkpoint"
         resume = checkpoint.read(saved) if saved.exists() else None
         log = _Log.open(draft.path / "progress.jsonl", training.fit.steps, 0 if resume is None else resume.step)
-        rows = fit(training.dictionary, training.batches(0 if resume is None else resume.step), self.architecture.loss, training.fit, resume=resume)
+        rows = fit(
+            training.dictionary, training.batches(0 if resume is None else resume.step), self.architecture.loss, training.fit, resume=resume
+        )
         first = 0 if resume is None else resume.tokens
         with _stop_requested() as stopped, bar(training.fit.steps * self.batch_size, "tok", "train", first) as progress:
             last = time.monotonic()
@@ -150,7 +153,9 @@ class Train:
         dictionary = self.architecture.build(d, d, chosen["width"], seed=self.seed).to(device)
         steps = math.ceil(self.epochs * len(order.pool) / self.batch_size)
         lr = 4e-4 / math.sqrt(chosen["width"] / 2**14) if self.lr is None else self.lr
-        cfg = FitConfig(steps=steps, batch_size=self.batch_size, lr=lr, precision=chosen["precision"], log_every=self.log_every, seed=self.seed)
+        cfg = FitConfig(
+            steps=steps, batch_size=self.batch_size, lr=lr, precision=chosen["precision"], log_every=self.log_every, seed=self.seed
+        )
         return _Training(self.architecture, store, site, order, measure(sample, sample), dictionary, cfg)
 
 
@@ -226,7 +231,12 @@ class _Log:
         names = [name for name in self.rows[0] if name not in ("step", "tokens", "tokens_per_s")]
         flat = [(int(row["step"]), int(row["tokens"]), name, row[name]) for row in self.rows for name in names]
         steps, tokens, labels, values = zip(*flat, strict=True)
-        columns = [pa.array(steps, pa.int64()), pa.array(tokens, pa.int64()), pa.array(labels).dictionary_encode(), pa.array(values, pa.float32())]
+        columns = [
+            pa.array(steps, pa.int64()),
+            pa.array(tokens, pa.int64()),
+            pa.array(labels).dictionary_encode(),
+            pa.array(values, pa.float32()),
+        ]
         return pa.table(columns, names=["step", "tokens", "name", "value"])
 
 

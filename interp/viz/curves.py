@@ -45,7 +45,7 @@ def smooth(y: Float[np.ndarray, " n"], weight: float) -> Float[np.ndarray, " n"]
 def training_curves(
     curves: Sequence[Curve], panels: Mapping[str, str], theme: Palette, weight: float = 0.0, log_x: bool = False, x_title: str = "tokens"
 ) -> go.Figure:
-    """A small panel for each metric of `panels` (name to title); a run has one colour in all. Behind the smoothed curve stays the raw one."""
+    """A small panel for each metric of `panels` (name to title); a run has one colour in all. The raw curve stays behind the smoothed."""
     metrics = list(panels)
     columns = min(2, len(metrics))
     rows = -(-len(metrics) // columns)

@@ -12,6 +12,7 @@ from interp.viz.html import Html, element, join, number
 
 # A token longer than this is cut where it is drawn; its tooltip says how long it is.
 LONGEST = 200
+CHIP = 40
 _PICTURES = {**{i: 0x2400 + i for i in range(32) if i not in (9, 10)}, 127: 0x2421}
 _BREAKS = ("\n", "␊")
 
@@ -74,7 +75,5 @@ def summary(tokens: Sequence[Token], scale: int | float) -> str:
 def chip(text: str) -> Html:
     """A single token outside a strip, its blanks visible."""
     shown = visible(text)
-    classes = "tok sp" if shown.startswith(" ") else "tok"
-    return element(
-        "bdi", safe(shown[:40] + ("…" if len(shown) > 40 else "")) if shown else "∅", class_=classes, title=tooltip(Token(text), 0, shown)
-    )
+    cut = shown if len(shown) <= CHIP else f"{shown[:CHIP]}…"
+    return element("bdi", _signed(cut) or "∅", class_="tok sp" if shown.startswith(" ") else "tok", title=tooltip(Token(text), 0, shown))

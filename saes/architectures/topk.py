@@ -17,6 +17,10 @@ from saes.kernels.products import latent_sums
 from saes.losses import aux_k, fvu
 from saes.sparse import SparseDictionary
 
+# Residual stream of SmolLM2 (d 576), 4,608 latents, 150 steps: held-out fvu 0.112, 0.090, 0.091, 0.095 and 0, 3, 5, 15 % dead latents at
+# lengths 1, 0.5, 0.3, 0.1. Long vectors turn slowly under Adam; short ones turn so fast that many latents lose their place before they found it.
+START = 0.5
+
 
 @dataclass(frozen=True)
 class TopK:
@@ -32,9 +36,8 @@ class TopK:
     def build(self, d_in: int, d_out: int, d_dict: int, *, seed: int = 0, transcoder: bool = False, skip: bool = False) -> SparseDictionary:
         """A new dictionary, the same for the same seed. Raises InputError when k or the sizes do not fit.
 
-        Directions start random with length 1. An autoencoder's encoder starts as their transpose (tied): each latent then reads what it
-        writes, and few are dead at the start. At length 1 a k-sparse code of nearly orthogonal directions has about the right size at once
-        (fvu well below 1 before the first step). A transcoder reads and writes different spaces, so its two sides start independent.
+        Directions start random with length START. An autoencoder's encoder starts as their transpose (tied): each latent then reads what it
+        writes, and few are dead at the start. A transcoder reads and writes different spaces, so its two sides start independent.
         """
         if not 1 <= self.k <= d_dict:
             raise InputError(f"k={self.k} latents cannot be active in a dictionary of d_dict={d_dict}; choose k between 1 and {d_dict}")
@@ -42,7 +45,7 @@ class TopK:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for side in (dictionary.W_dec, dictionary.W_enc.t())[: 2 if transcoder else 1]:
-                side.copy_(torch.nn.functional.normalize(torch.randn(side.shape, generator=generator), dim=1))
+                side.copy_(START * torch.nn.functional.normalize(torch.randn(side.shape, generator=generator), dim=1))
             if not transcoder:
                 dictionary.W_enc.copy_(dictionary.W_dec.t())
         return dictionary

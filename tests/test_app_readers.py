@@ -1,0 +1,141 @@
+"""Readers against the arrays that the synthetic runs were made from, and files that are not as they should be."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from synthetic_runs import CONTEXT, DEAD, WIDTH, Family, vocabulary, write_arrow, write_family
+
+from app import readers, session
+from app.views.feature import ordered
+from interp.runs import Run
+from saes.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory) -> Family:
+    return write_family(tmp_path_factory.mktemp("runs"))
+
+
+def test_latents_agree_with_the_activations(family):
+    table = readers.latents(family.describe)
+    for latent in (0, 7, 100, WIDTH - 1):
+        on = family.acts[latent][family.acts[latent] > 0]
+        assert table["n_active"][latent] == on.size
+        assert table["density"][latent] == pytest.approx(on.size / family.tokens.size)
+        assert table["max_act"][latent] == pytest.approx(on.max(initial=0))
+    assert int(table["dead"].sum()) >= DEAD
+
+
+@pytest.mark.parametrize("latent", [0, 63, 64, 127, 128, 150])
+def test_examples_come_from_the_row_group_of_their_latent(family, latent):
+    rows = session.example_rows(family.describe, latent)
+    assert len(rows["act"]) > 0
+    assert set(rows["latent"].tolist()) == {latent}
+    grid = family.acts.reshape(WIDTH, -1, CONTEXT)
+    for i in range(len(rows["act"])):
+        seq, pos, start = (int(rows[name][i]) for name in ("seq", "pos", "start"))
+        assert rows["act"][i] == np.float16(grid[latent, seq, pos])
+        assert rows["acts"][i] == pytest.approx(grid[latent, seq, start : start + 32].astype(np.float16))
+
+
+def test_a_dead_latent_has_no_examples(family):
+    assert len(session.example_rows(family.describe, WIDTH - 1)["act"]) == 0
+
+
+def test_empty_row_groups_do_not_shift_the_search(tmp_path):
+    schema = pa.schema({"latent": pa.int32(), "acts": pa.list_(pa.float16(), 2)})
+    path = tmp_path / "examples.parquet"
+    with pq.ParquetWriter(path, schema) as writer:
+        for latents in ([], [70, 70], [], [200]):
+            acts = pa.FixedSizeListArray.from_arrays(pa.array([1, 2] * len(latents), pa.float16()), 2)
+            writer.write_table(pa.table([pa.array(latents, pa.int32()), acts], schema=schema), row_group_size=max(1, len(latents)))
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": {path.name: {"size": path.stat().st_size}}}))
+    firsts = readers.example_groups(Run(tmp_path))
+    for latent, group in ((70, 1), (200, 3)):
+        assert int(np.searchsorted(firsts, latent, "right")) - 1 == group
+
+
+def test_one_row_of_a_tensor_is_that_row(family):
+    whole = readers.tensor(family.describe, "histograms.safetensors", "acts")
+    assert whole.dtype == np.uint32
+    assert np.array_equal(readers.row(family.describe, "histograms.safetensors", "acts", 5), whole[5])
+    assert readers.row(family.describe, "logits.safetensors", "top", 5).dtype == np.float16
+
+
+def test_the_vocabulary_keeps_its_order(family):
+    vocab = readers.vocabulary(family.cache)
+    assert [vocab.text(i).encode() for i in range(2, 9)] == vocabulary(False)[2:9]
+    assert vocab.text(10**6) == "<1000000?>"
+    assert vocab.text(-1) == "<-1?>"
+
+
+def test_nulls_become_values_of_their_type():
+    columns = readers.columns(
+        pa.table({"i": pa.array([1, None], pa.int32()), "b": pa.array([True, None]), "f": pa.array([1.0, None], pa.float32())})
+    )
+    assert columns["i"].tolist() == [1, -1]
+    assert columns["b"].tolist() == [True, False]
+    assert np.isnan(columns["f"][1])
+
+
+def damaged(family: Family, tmp_path, name: str, content: bytes) -> Run:
+    """A copy of the describe run in which one file has other content of the size that its manifest says."""
+    path = tmp_path / family.describe.id
+    path.mkdir()
+    for file in family.describe.path.iterdir():
+        (path / file.name).write_bytes(file.read_bytes())
+    (path / name).write_bytes(content)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][name]["size"] = len(content)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return Run(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [
+        ("latents.arrow", readers.latents),
+        ("examples.parquet", readers.example_groups),
+        ("histograms.safetensors", lambda run: readers.row(run, "histograms.safetensors", "acts", 0)),
+        ("summary.json", readers.summary),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_damaged_files_are_told_in_one_sentence_with_the_command(family, tmp_path, name, reader):
+    with pytest.raises(InputError, match=rf"{name} cannot be read .* run the command again: interp describe"):
+        reader(damaged(family, tmp_path, name, b"\x08\0\0\0\0\0\0\0{garbage"))
+
+
+def test_a_truncated_file_says_both_sizes(family, tmp_path):
+    run = damaged(family, tmp_path, "summary.json", b"{}")
+    (run.path / "latents.arrow").write_bytes(b"short")
+    with pytest.raises(InputError, match=r"has 5 bytes where its manifest says \d+"):
+        readers.latents(run)
+
+
+def test_a_missing_column_is_named(family, tmp_path):
+    table = readers.arrow(family.describe, "latents.arrow").drop_columns(["density"])
+    write_arrow(tmp_path / "cut", table)
+    with pytest.raises(InputError, match="no column density"):
+        readers.latents(damaged(family, tmp_path, "latents.arrow", (tmp_path / "cut").read_bytes()))
+
+
+def test_the_last_line_of_a_progress_file_may_be_cut(family):
+    folder = next(family.root.glob("train-*.part"))
+    total, rows = readers.progress(folder)
+    assert total == 400
+    assert rows[-1]["step"] == 145
+
+
+def test_progress_of_a_folder_without_the_file_is_nothing(tmp_path):
+    assert readers.progress(tmp_path) == (0, [])
+
+
+def test_equal_windows_are_folded_into_the_first():
+    rows = {"bucket": np.array([0, 0, 0, 1]), "rank": np.array([1, 0, 2, 0]), "fold": np.array([9, 8, 9, 9], np.uint64)}
+    assert ordered(rows, (0,), True) == [(1, 1), (0, 2)]
+    assert ordered(rows, (1, 0), True) == [(3, 1), (1, 1), (0, 2)]
+    assert ordered(rows, (0,), False) == [(1, 1), (0, 1), (2, 1)]
