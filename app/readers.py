@@ -133,9 +133,9 @@ def example_groups(run: Run) -> np.ndarray:
         meta = pq.ParquetFile(path, memory_map=True).metadata
         place = meta.schema.to_arrow_schema().names.index("latent")
         groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
-        # An empty group holds no latent: the one before it ends where the next begins.
-        firsts = [g.column(place).statistics.min if g.num_rows else -1 for g in groups]
-        return np.maximum.accumulate(np.array(firsts, np.int64)) if firsts else np.zeros(0, np.int64)
+        firsts = [g.column(place).statistics.min if g.num_rows else np.iinfo(np.int64).max for g in groups]
+        # An empty group begins where the next one does, so that a search from the right passes over it.
+        return np.minimum.accumulate(np.array(firsts, np.int64)[::-1])[::-1]
 
 
 def examples(run: Run, group: int) -> Columns:

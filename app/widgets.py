@@ -2,9 +2,11 @@
 
 import contextlib
 import datetime
+import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ParamSpec
 
 import numpy as np
 import streamlit as st
@@ -18,6 +20,7 @@ from interp.viz.html import Html, element, facts, join, safe, table
 from interp.viz.strip import Token, strip
 from saes.errors import InputError
 
+P = ParamSpec("P")
 STYLE = Path(__file__).with_name("style.css")
 EXPLORERS = {"train": "runs", "describe": "explorer", "heads": "heads", "circuit": "circuit", "evaluate": "runs", "cache": ""}
 MAKERS = {
@@ -31,17 +34,34 @@ def draw_style() -> None:
     st.html(f"<style>{STYLE.read_text()}\n{stylesheet(session.theme())}</style>")
 
 
-@contextlib.contextmanager
-def page(name: str, title: str, sentence: str) -> Iterator[None]:
-    """The frame of a page: its title, its marker for tests, and bad input said in one sentence instead of a traceback."""
-    st.html(element("header", element("h1", title), element("p", sentence), class_="page", data_page=name))
-    try:
-        session.query()
-        session.restore(name)
-        yield
-    except InputError as error:
-        problem(error)
-        alternatives()
+def guarded(draw: Callable[P, None]) -> Callable[P, None]:
+    """Bad input said in one sentence instead of a traceback. A fragment needs its own: its errors do not reach the page."""
+
+    @functools.wraps(draw)
+    def safely(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            draw(*args, **kwargs)
+        except InputError as error:
+            problem(error)
+            alternatives()
+
+    return safely
+
+
+def page(name: str, title: str, sentence: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """The frame of a page: its title, its marker for tests, an address of tolerable length, the parameters it was left with."""
+
+    def framed(draw: Callable[[], None]) -> Callable[[], None]:
+        @functools.wraps(draw)
+        def drawn() -> None:
+            st.html(element("header", element("h1", title), element("p", sentence), class_="page", data_page=name))
+            session.query()
+            session.restore(name)
+            draw()
+
+        return guarded(drawn)
+
+    return framed
 
 
 def problem(error: InputError) -> None:

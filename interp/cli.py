@@ -86,7 +86,7 @@ def _parse(name: str, kind: type, arguments: list[str]) -> tuple[Any, Any]:
     fields = [("command", kind), ("context", Context, dataclasses.field(default_factory=Context))]
     line = dataclasses.make_dataclass("Line", fields)
     line.__doc__ = kind.__doc__
-    parsed = tyro.cli(line, prog=f"interp {name}", args=arguments, config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff))
+    parsed = tyro.cli(line, prog=f"interp {name}", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     return parsed.command, parsed.context
 
 
@@ -111,8 +111,19 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
 
     table = Table(show_header=False, box=None)
     for key, value in result.items():
-        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+        if not key.endswith(("_low", "_high")):
+            table.add_row(key, _shown(value) + _interval(result, key))
     Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _interval(result: dict[str, Any], key: str) -> str:
+    """The 95 % interval of a figure that has one."""
+    bounds = [result.get(f"{key}_{side}") for side in ("low", "high")]
+    return "" if None in bounds else f"   [{_shown(bounds[0])}, {_shown(bounds[1])}]"
 
 
 def _quiet() -> None:

@@ -14,10 +14,15 @@ from app.selection import DENSE, LOWEST, NEAR_DUPLICATE, ONE_TOKEN, PRESETS, SOR
 from interp.features import latents, stats
 from saes.errors import InputError
 
+RANGES = st.tuples(st.integers(-70, 0), st.integers(-70, 0)).map(lambda ends: (min(ends) / 10, max(ends) / 10))
 SELECTIONS = st.builds(
-    Selection, q=st.text(max_size=20), preset=st.sampled_from(list(PRESETS)), sort=st.sampled_from(list(SORTS)), order=st.sampled_from(["up", "down"]),
-    dens=st.tuples(st.integers(-70, 0), st.integers(-70, 0)).map(lambda ends: (min(ends) / 10, max(ends) / 10)),
-)  # fmt: skip
+    Selection,
+    q=st.text(max_size=20),
+    preset=st.sampled_from(list(PRESETS)),
+    sort=st.sampled_from(list(SORTS)),
+    order=st.sampled_from(["up", "down"]),
+    dens=RANGES,
+)
 
 
 def read(link: str) -> dict[str, list[str]]:
@@ -100,8 +105,7 @@ def test_a_selection_of_junk_is_refused_or_valid(query):
     assert LOWEST <= selection.dens[0] <= selection.dens[1] <= 0
 
 
-@pytest.fixture
-def table():
+def latents_table():
     rng = np.random.default_rng(0)
     n = 200
     density = np.where(rng.random(n) < 0.1, 0, 10 ** rng.uniform(-5, 0, n)).astype(np.float32)
@@ -110,12 +114,13 @@ def table():
     return {"latent": np.arange(n), "density": density, "dead": density == 0, "top_token": rng.integers(0, 3, n), **columns}
 
 
+TABLE = latents_table()
 VOCAB = Vocabulary(pa.chunked_array([["the", " Cat", "<b>"]]), np.zeros(3, bool))
 
 
-@given(selection=SELECTIONS)
-def test_the_list_equals_the_literal_loop(table_factory, selection):
-    table = table_factory
+@given(SELECTIONS)
+def test_the_list_equals_the_literal_loop(selection):
+    table = TABLE
     preset = PRESETS[selection.preset].mask(table)
     expected = []
     for i in range(len(table["latent"])):
@@ -128,13 +133,9 @@ def test_the_list_equals_the_literal_loop(table_factory, selection):
     assert sorted(selection.latents(table, VOCAB).tolist()) == expected
 
 
-@pytest.fixture
-def table_factory(table):
-    return table
-
-
 @pytest.mark.parametrize("sort", [s for s in SORTS if s != "latent"])
-def test_the_list_is_sorted_and_keeps_ties_by_number(table, sort):
+def test_the_list_is_sorted_and_keeps_ties_by_number(sort):
+    table = TABLE
     values = table[sort][Selection(sort=sort).latents(table, VOCAB)]
     assert (np.diff(values) <= 0).all()
     assert (np.diff(table[sort][Selection(sort=sort, order="up").latents(table, VOCAB)]) >= 0).all()
@@ -142,7 +143,8 @@ def test_the_list_is_sorted_and_keeps_ties_by_number(table, sort):
     assert dead.tolist() == sorted(dead.tolist())
 
 
-def test_search_ignores_case_and_finds_numbers(table):
+def test_search_ignores_case_and_finds_numbers():
+    table = TABLE
     assert set(table["top_token"][Selection(q="CAT").latents(table, VOCAB)]) == {1}
     assert 17 in Selection(q="17").latents(table, None)
 

@@ -58,7 +58,7 @@ def cache(ctx: Context, tiny_llama: Path, corpus_file: Path) -> Run:
 
 
 def trained(ctx: Context, cache: Run, site: Site) -> Run:
-    done = execute(Train(cache.id, architecture=TopK(4), site=str(site), width=WIDTH, epochs=1, batch_size=256, precision="float32"), ctx)
+    done = execute(Train(cache.id, architecture=TopK(4), site=str(site), width=WIDTH, epochs=1.0, batch_size=256, precision="float32"), ctx)
     assert done is not None
     return done
 
@@ -232,6 +232,8 @@ def test_the_plan_says_tokens_scratch_and_time(described: Described):
 def test_bad_input_is_answered_in_one_sentence(described: Described):
     with pytest.raises(InputError, match="is less than none"):
         Describe(described.train.id, tokens=-1)
+    with pytest.raises(InputError, match="0 to 65,535 of each kind"):
+        Quota(top=-1)
     with pytest.raises(InputError, match="a train run is needed"):
         execute(Describe(described.store.run.id), described.ctx)
     with pytest.raises(InputError, match="there is no run train-00000000"):

@@ -20,22 +20,22 @@ HELP = "exact: each node ablated in turn; attribution: gradient times difference
 PAIRS = 6
 
 
+@widgets.page("circuit", "Circuit", "Which heads and MLPs a task needs, and how much of the behaviour they explain on their own.")
 def page() -> None:
     """Draw the page."""
-    with widgets.page("circuit", "Circuit", "Which heads and MLPs a task needs, and how much of the behaviour they explain on their own."):
-        if widgets.no_runs("circuit"):
-            return
-        left, right = st.columns((5, 1), vertical_alignment="center")
-        with left:
-            run = widgets.pick_run("circuit")
-        with right:
-            widgets.provenance(run)
-        nodes = session.read(_nodes, run)
-        given = session.query()
-        choice(given.get("by"), "by", METHODS)
-        choice(given.get("scope"), "scope", SCOPES)
-        whole(given.get("n"), "n", 0, len(nodes["node"]))
-        _body(run, nodes)
+    if widgets.no_runs("circuit"):
+        return
+    left, right = st.columns((5, 1), vertical_alignment="center")
+    with left:
+        run = widgets.pick_run("circuit")
+    with right:
+        widgets.provenance(run)
+    nodes = session.read(_nodes, run)
+    given = session.query()
+    choice(given.get("by"), "by", METHODS)
+    choice(given.get("scope"), "scope", SCOPES)
+    whole(given.get("n"), "n", 0, len(nodes["node"]))
+    _body(run, nodes)
 
 
 def _nodes(run: Run) -> readers.Columns:
@@ -47,6 +47,7 @@ def _nodes(run: Run) -> readers.Columns:
 
 
 @st.fragment
+@widgets.guarded
 def _body(run: Run, nodes: readers.Columns) -> None:
     left, middle, right = st.columns((1, 1, 3), vertical_alignment="bottom")
     by = left.selectbox("rank nodes by", METHODS, key="by", bind="query-params", help=HELP)

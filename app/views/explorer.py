@@ -17,26 +17,27 @@ MOST_POINTS = 20_000
 TOKENS = 5
 
 
+@widgets.page("explorer", "Explorer", "Every latent of a dictionary: filter, sort, open.")
 def page() -> None:
     """Draw the page."""
-    with widgets.page("explorer", "Explorer", "Every latent of a dictionary: filter, sort, open."):
-        if widgets.no_runs("describe"):
-            return
-        left, right = st.columns((5, 1), vertical_alignment="center")
-        with left:
-            run = widgets.pick_run("describe")
-        with right:
-            widgets.provenance(run)
-        st.html(widgets.subject(run))
-        given = session.query()
-        Selection.parse(session.parameters())
-        whole(given.get("page"), "page", 1, 10**6)
-        data = session.read(readers.latents, run)
-        vocab = session.read(readers.vocabulary, session.tokens_run(run))
-        _body(run, data, vocab)
+    if widgets.no_runs("describe"):
+        return
+    left, right = st.columns((5, 1), vertical_alignment="center")
+    with left:
+        run = widgets.pick_run("describe")
+    with right:
+        widgets.provenance(run)
+    st.html(widgets.subject(run))
+    given = session.query()
+    Selection.parse(session.parameters())
+    whole(given.get("page"), "page", 1, 10**6)
+    data = session.read(readers.latents, run)
+    vocab = session.read(readers.vocabulary, session.tokens_run(run))
+    _body(run, data, vocab)
 
 
 @st.fragment
+@widgets.guarded
 def _body(run: Run, data: readers.Columns, vocab: readers.Vocabulary) -> None:
     chosen = _filters(data)
     ids = chosen.latents(data, vocab)

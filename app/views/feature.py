@@ -18,26 +18,27 @@ LISTED = 10
 MOST_ROWS = 40
 
 
+@widgets.page("feature", "Feature", "One latent of a dictionary: where it fires, what it promotes, what is near it.")
 def page() -> None:
     """Draw the page."""
-    with widgets.page("feature", "Feature", "One latent of a dictionary: where it fires, what it promotes, what is near it."):
-        if widgets.no_runs("describe"):
-            return
-        left, right = st.columns((5, 1), vertical_alignment="center")
-        with left:
-            run = widgets.pick_run("describe")
-        with right:
-            widgets.provenance(run)
-        data = session.read(readers.latents, run)
-        given = session.query()
-        chosen = Selection.parse(session.parameters())
-        whole(given.get("f"), "f", 0, len(data["latent"]) - 1)
-        choice(given.get("group"), "group", definitions.GROUPS)
-        choice(given.get("width"), "width", WIDTHS)
-        _body(run, data, chosen)
+    if widgets.no_runs("describe"):
+        return
+    left, right = st.columns((5, 1), vertical_alignment="center")
+    with left:
+        run = widgets.pick_run("describe")
+    with right:
+        widgets.provenance(run)
+    data = session.read(readers.latents, run)
+    given = session.query()
+    chosen = Selection.parse(session.parameters())
+    whole(given.get("f"), "f", 0, len(data["latent"]) - 1)
+    choice(given.get("group"), "group", definitions.GROUPS)
+    choice(given.get("width"), "width", WIDTHS)
+    _body(run, data, chosen)
 
 
 @st.fragment
+@widgets.guarded
 def _body(run: Run, data: readers.Columns, chosen: Selection) -> None:
     vocab = session.read(readers.vocabulary, session.tokens_run(run))
     ids = chosen.latents(data, vocab)

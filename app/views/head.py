@@ -14,25 +14,25 @@ from interp.viz.strip import Token, chip, strip
 KEYS = 8
 
 
+@widgets.page("head", "Head", "Where one attention head looks, token by token.")
 def page() -> None:
     """Draw the page."""
-    with widgets.page("head", "Head", "Where one attention head looks, token by token."):
-        if widgets.no_runs("heads"):
-            return
-        left, right = st.columns((5, 1), vertical_alignment="center")
-        with left:
-            run = widgets.pick_run("heads")
-        with right:
-            widgets.provenance(run)
-        scores = session.read(scores_of, run)
-        layers, heads = shape(scores)
-        titles = session.read(_titles, run)
-        given = session.query()
-        asked = head_name(given.get("h"), layers, heads)
-        whole(given.get("ex"), "ex", 0, len(titles) - 1)
-        names = [f"{layer}.{head}" for layer in range(layers) for head in range(heads)]
-        session.default("h", asked or _best(scores))
-        _body(run, scores, names, titles)
+    if widgets.no_runs("heads"):
+        return
+    left, right = st.columns((5, 1), vertical_alignment="center")
+    with left:
+        run = widgets.pick_run("heads")
+    with right:
+        widgets.provenance(run)
+    scores = session.read(scores_of, run)
+    layers, heads = shape(scores)
+    titles = session.read(_titles, run)
+    given = session.query()
+    asked = head_name(given.get("h"), layers, heads)
+    whole(given.get("ex"), "ex", 0, len(titles) - 1)
+    names = [f"{layer}.{head}" for layer in range(layers) for head in range(heads)]
+    session.default("h", asked or _best(scores))
+    _body(run, scores, names, titles)
 
 
 def _best(scores: Scores) -> str:
@@ -51,6 +51,7 @@ def _titles(run: Run) -> list[str]:
 
 
 @st.fragment
+@widgets.guarded
 def _body(run: Run, scores: Scores, names: list[str], titles: list[str]) -> None:
     first, second, third, fourth, fifth = st.columns((1.2, 1, 1, 2.4, 2), vertical_alignment="bottom")
     picked = first.selectbox("head", names, index=None, key="h", bind="query-params") or names[0]

@@ -12,34 +12,32 @@ from interp.viz.html import Html, element, meter, number, table
 LISTED = 12
 
 
+@widgets.page(
+    "heads",
+    "Heads",
+    "How strongly every attention head shows a known pattern. A score is no name: read it with its interval and its baseline.",
+)
 def page() -> None:
     """Draw the page."""
-    with widgets.page(
-        "heads",
-        "Heads",
-        "How strongly every attention head shows a known pattern. A score is no name: read it with its interval and its baseline.",
-    ):
-        if widgets.no_runs("heads"):
-            return
-        left, middle, right = st.columns((3, 2, 1), vertical_alignment="center")
-        with left:
-            run = widgets.pick_run("heads")
-        with right:
-            widgets.provenance(run)
-        scores = session.read(scores_of, run)
-        metrics = sorted(
-            {m for m, _, _ in scores}, key=lambda m: (list(definitions.HEAD_METRICS).index(m) if m in definitions.HEAD_METRICS else 99, m)
-        )
-        given = session.query()
-        layers, heads = shape(scores)
-        choice(given.get("metric"), "metric", metrics)
-        head_name(given.get("h"), layers, heads)
-        session.default("metric", "induction" if "induction" in metrics else metrics[0])
-        with middle:
-            metric = (
-                st.selectbox("metric", metrics, index=None, key="metric", bind="query-params", label_visibility="collapsed") or metrics[0]
-            )
-        _body(run, metric)
+    if widgets.no_runs("heads"):
+        return
+    left, middle, right = st.columns((3, 2, 1), vertical_alignment="center")
+    with left:
+        run = widgets.pick_run("heads")
+    with right:
+        widgets.provenance(run)
+    scores = session.read(scores_of, run)
+    metrics = sorted(
+        {m for m, _, _ in scores}, key=lambda m: (list(definitions.HEAD_METRICS).index(m) if m in definitions.HEAD_METRICS else 99, m)
+    )
+    given = session.query()
+    layers, heads = shape(scores)
+    choice(given.get("metric"), "metric", metrics)
+    head_name(given.get("h"), layers, heads)
+    session.default("metric", "induction" if "induction" in metrics else metrics[0])
+    with middle:
+        metric = st.selectbox("metric", metrics, index=None, key="metric", bind="query-params", label_visibility="collapsed") or metrics[0]
+    _body(run, metric)
 
 
 Row = dict[str, float]

@@ -32,31 +32,31 @@ FIGURES = (
 PACKAGES = ("torch", "transformer-lens", "transformers", "streamlit", "plotly", "pyarrow", "safetensors")
 
 
+@widgets.page(
+    "home",
+    "Interpretability workbench",
+    "Train dictionaries on a model, explore their features and heads, find the circuit behind a task.",
+)
 def page() -> None:
     """Draw the page."""
-    with widgets.page(
-        "home",
-        "Interpretability workbench",
-        "Train dictionaries on a model, explore their features and heads, find the circuit behind a task.",
-    ):
-        found = session.all_runs()
-        stages = {stage: sum(run.stage == stage for run in found) for stage in STEPS}
-        _flow(stages)
-        if not found:
-            widgets.missing(
-                f"No runs under {session.root()} yet. This command makes a whole family of them on a real model, and narrates it.",
-                "interp demo",
-            )
-            return
-        _dictionaries(found)
-        left, right = st.columns(2)
-        with left:
-            _others("heads", "Attention heads", "Scores of every head on known patterns, with stored attention patterns.", "heads")
-        with right:
-            _others(
-                "circuit", "Circuits", "Which nodes a task needs: exact and estimated effects, and faithfulness of what is kept.", "circuit"
-            )
-        _everything(found)
+    found = session.all_runs()
+    stages = {stage: sum(run.stage == stage for run in found) for stage in STEPS}
+    _flow(stages)
+    if not found:
+        widgets.missing(
+            f"No runs under {session.root()} yet. This command makes a whole family of them on a real model, and narrates it.",
+            "interp demo",
+        )
+        return
+    _dictionaries(found)
+    left, right = st.columns(2)
+    with left:
+        _others("heads", "Attention heads", "Scores of every head on known patterns, with stored attention patterns.", "heads")
+    with right:
+        _others(
+            "circuit", "Circuits", "Which nodes a task needs: exact and estimated effects, and faithfulness of what is kept.", "circuit"
+        )
+    _everything(found)
 
 
 def _flow(stages: dict[str, int]) -> None:

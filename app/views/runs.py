@@ -19,24 +19,24 @@ FIRST = ("loss", "fvu", "l0", "dead_share")
 MOST = 8
 
 
+@widgets.page("runs", "Runs", "Training curves of dictionaries, and what they cost and keep.")
 def page() -> None:
     """Draw the page."""
-    with widgets.page("runs", "Runs", "Training curves of dictionaries, and what they cost and keep."):
-        _live()
-        found = session.all_runs("train")
-        if not found:
-            widgets.missing("No finished training under the root.", "interp train --help")
-            return
-        chosen = _choose(found)
-        _curves(chosen)
-        left, right = st.columns(2)
-        with left:
-            _pareto(found)
-        with right:
-            _differences(chosen)
-        _table(found)
-        for run in chosen[:1]:
-            widgets.provenance(run)
+    _live()
+    found = session.all_runs("train")
+    if not found:
+        widgets.missing("No finished training under the root.", "interp train --help")
+        return
+    chosen = _choose(found)
+    _curves(chosen)
+    left, right = st.columns(2)
+    with left:
+        _pareto(found)
+    with right:
+        _differences(chosen)
+    _table(found)
+    for run in chosen[:1]:
+        widgets.provenance(run)
 
 
 def _choose(found: list[Run]) -> list[Run]:

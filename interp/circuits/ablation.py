@@ -107,7 +107,7 @@ def ablated_metric(
             resid = clean[Site(start, "resid_pre")].repeat(len(batch), 1, 1)
             with patched(model, _edits(graph, kept[batch].to(resid.device), replacement, start)):
                 logits = logits_at_end(model, lambda start=start, resid=resid: model.forward_from(start, resid), pairs.end)
-            result[batch] = task.metric(logits, pairs).cpu()
+            result[batch] = task.metric(logits, pairs).to(result)
             if progress is not None:
                 progress.update(passes(graph, kept[batch]))
     return result

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int, UInt8, UInt16
 
 from interp.features import hashing
 from interp.features.codes import Latent
+from saes.errors import InputError
 
 TOP, RANDOM, SILENT = 0, 6, 7
 BANDS = 5
@@ -27,9 +28,18 @@ class Quota:
     """How many examples of each kind."""
 
     top: int = 20
+    """Largest activations."""
     per_band: int = 5
+    """Activations sampled from each of the five bands."""
     random: int = 5
+    """Activations sampled from all."""
     silent: int = 5
+    """Places with the token of a top example where the latent is silent."""
+
+    def __post_init__(self) -> None:
+        counts = (self.top, self.per_band, self.random, self.silent)
+        if min(counts) < 0 or max(counts) >= 1 << 16:
+            raise InputError(f"{self} asks for a number of examples that no table holds; give 0 to 65,535 of each kind")
 
     @property
     def total(self) -> int:

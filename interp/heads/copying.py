@@ -25,6 +25,7 @@ from torch import Tensor
 
 from interp.heads.reduce import reduced
 from interp.heads.scores import Estimate
+from interp.heads.tokens import first_token
 from interp.hooks import record
 from interp.models import Model
 from interp.sites import Site
@@ -53,7 +54,8 @@ def copy_hits(model: Model, tokens: Int[Tensor, " n"]) -> Iterator[Bool[Tensor, 
 
 def embedded(model: Model, tokens: Int[Tensor, " n"], stream: Literal["resid_pre", "resid_post"]) -> Float[Tensor, "n d_model"]:
     """The residual stream before or after layer 0 at a token that stands alone after BOS."""
-    columns = [tokens] if model.bos is None else [torch.full_like(tokens, model.bos), tokens]
+    bos = first_token(model)
+    columns = [tokens] if bos is None else [torch.full_like(tokens, bos), tokens]
     site = Site(0, stream)
     return record(model, torch.stack(columns, dim=1), [site])[site][:, -1]
 

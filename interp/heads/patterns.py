@@ -11,6 +11,7 @@ from jaxtyping import Float16, Int32
 from torch import Tensor
 
 from interp.heads.reduce import reduced
+from interp.heads.tokens import first_token
 from interp.models import Model
 from interp.sites import Site
 from saes.errors import InputError
@@ -62,8 +63,9 @@ def all_patterns(model: Model, ids: Sequence[int]) -> Float16[Tensor, "layer hea
 
 def tokenised(model: Model, text: str) -> list[int]:
     """BOS, where the model has one, and the text, cut to what is stored."""
+    bos = first_token(model)
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ([] if model.bos is None else [model.bos]) + list(ids)[: longest(model) - (model.bos is not None)]
+    return [*([] if bos is None else [bos]), *ids][: longest(model)]
 
 
 def longest(model: Model) -> int:

@@ -10,6 +10,11 @@ from interp.text.synthetic import repeated_tokens
 from saes.errors import InputError
 
 
+def first_token(model: Model) -> int | None:
+    """The model's BOS where it has an embedding: some tokenizers know one that the model was never given."""
+    return None if model.bos is None or model.bos >= model.d_vocab else model.bos
+
+
 def ordinary_ids(model: Model) -> Int[Tensor, " n"]:
     """Ids that stand for text: in the vocabulary and in the tokenizer, neither special nor added."""
     special = {*model.tokenizer.all_special_ids, *model.tokenizer.added_tokens_decoder}
@@ -22,10 +27,11 @@ def repeated(model: Model, n_seq: int, half: int, seed: int) -> Int[Tensor, "n_s
     Tokens are drawn with replacement. In a vocabulary of 49,152 one half of 50 in forty holds a token twice; in a small one more do,
     and the scores that ask for *the* earlier copy are then a lower bound.
     """
-    length = 2 * half + (model.bos is not None)
+    bos = first_token(model)
+    length = 2 * half + (bos is not None)
     if length > model.n_ctx:
         raise InputError(f"--half {half} makes sequences of {length} tokens and {model.name} takes {model.n_ctx}; choose a smaller --half")
-    return torch.from_numpy(repeated_tokens(n_seq, half, ordinary_ids(model).numpy().astype(np.int32), seed, model.bos)).long()
+    return torch.from_numpy(repeated_tokens(n_seq, half, ordinary_ids(model).numpy().astype(np.int32), seed, bos)).long()
 
 
 def sampled(model: Model, n: int, seed: int) -> Int[Tensor, " n"]:

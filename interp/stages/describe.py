@@ -9,7 +9,7 @@ The codes are scratch: the finished run holds tables of one row or a few dozen e
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,7 +55,7 @@ class Describe:
     """The train run."""
     tokens: int = 0
     """How many tokens of the cached corpus to read, whole sequences from the start; 0 takes all."""
-    examples: Quota = Quota()  # noqa: RUF009 (frozen)
+    examples: Quota = field(default_factory=Quota)
     """How many examples of each kind a latent gets."""
     seed: int = 0
     """Seed of the sampled examples."""

@@ -110,7 +110,9 @@ class Train:
             last = time.monotonic()
             for row in rows:
                 log.append(row, (row.tokens - first) / (time.monotonic() - started))
-                progress.set_postfix_str(" ".join(f"{name} {row.metrics[name]:.4g}" for name in ("loss", "fvu", "l0", "dead_share")))
+                progress.set_postfix_str(
+                    " ".join(f"{name} {row.metrics[name]:.4g}" for name in ("loss", "fvu", "l0", "dead_share")), refresh=False
+                )
                 progress.update(row.tokens - progress.n)
                 if stopped or time.monotonic() - last > self.checkpoint_seconds:
                     checkpoint.write(saved, row.checkpoint())
