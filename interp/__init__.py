@@ -4,7 +4,7 @@ from interp import Site, load, record
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 _HOME = {
     "Site": "interp.sites", "Node": "interp.sites",
@@ -13,15 +13,7 @@ _HOME = {
     "Run": "interp.runs", "open_run": "interp.runs", "list_runs": "interp.runs",
     "Store": "interp.store", "Context": "interp.stages.base", "execute": "interp.stages.base",
 }  # fmt: skip
-__all__ = ["Context", "Model", "Node", "Run", "Site", "Store", "execute", "list_runs", "load", "open_run", "patched", "record", "spliced"]
-
-if TYPE_CHECKING:
-    from interp.hooks import patched, record, spliced
-    from interp.models import Model, load
-    from interp.runs import Run, list_runs, open_run
-    from interp.sites import Node, Site
-    from interp.stages.base import Context, execute
-    from interp.store import Store
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,12 @@
 """One progress bar for all long work: rate and remaining time; in a log file a line every ten seconds."""
 
 import sys
+from typing import NoReturn
 
 from tqdm import tqdm
 
 
-def bar(total: int, unit: str, label: str, initial: int = 0) -> "tqdm[None]":
+def bar(total: int, unit: str, label: str, initial: int = 0) -> "tqdm[NoReturn]":
     """A bar to be used as a context manager, advanced by `.update(n)`, annotated by `.set_postfix_str(text)`."""
     live = sys.stderr.isatty()
     return tqdm(

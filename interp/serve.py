@@ -1,5 +1,6 @@
 """`interp app`: start the browser app on this machine."""
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -51,12 +52,16 @@ def check_port(host: str, port: int) -> None:
 
 def command(root: Path, port: int, host: str = "127.0.0.1", browser: bool = False) -> list[str]:
     """The Streamlit command line of the app."""
-    import app
-
     settings = {
         "server.port": port, "server.address": host, "server.headless": str(not browser).lower(),
         "server.fileWatcherType": "none", "browser.gatherUsageStats": "false", "client.toolbarMode": "minimal",
     }  # fmt: skip
     flags = [f"--{key}={value}" for key, value in settings.items()]
-    main = Path(app.__file__).parent / "main.py"
-    return [sys.executable, "-m", "streamlit", "run", str(main), *flags, "--", "--root", str(root.resolve())]
+    return [sys.executable, "-m", "streamlit", "run", str(_main()), *flags, "--", "--root", str(root.resolve())]
+
+
+def _main() -> Path:
+    """The app's first file, found without importing the app: imports point from the app to here."""
+    spec = importlib.util.find_spec("app")
+    assert spec is not None and spec.origin is not None, "the app is installed with interp"
+    return Path(spec.origin).parent / "main.py"

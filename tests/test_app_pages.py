@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from synthetic_runs import WIDTH, Family, write_family
 
 import app
 from app.__main__ import command
+from interp.runs import Run
 from interp.viz.colours import DARK, LIGHT
 
 MAIN = Path(app.__file__).parent / "main.py"
@@ -28,8 +30,9 @@ def family(tmp_path_factory) -> Family:
 def copy(family, tmp_path) -> Family:
     """The same runs in a folder of one's own, to be damaged."""
     shutil.copytree(family.root, tmp_path / "runs")
-    moved = {name: type(run)(tmp_path / "runs" / run.id) for name, run in vars(family).items() if hasattr(run, "path")}
-    return Family(**{**vars(family), **moved, "root": tmp_path / "runs"})
+    there = {name: Run(tmp_path / "runs" / run.id) for name, run in vars(family).items() if isinstance(run, Run)}
+    there |= {name: tuple(Run(tmp_path / "runs" / run.id) for run in getattr(family, name)) for name in ("trains", "evaluates")}
+    return replace(family, root=tmp_path / "runs", **there)
 
 
 @pytest.fixture
@@ -198,7 +201,7 @@ def test_no_match_says_which_filter_removed_most_and_how_to_clear_them(visit, fa
     assert f'href="explorer?run={family.describe.id}">clear all filters' in drawn
 
 
-def forget(run, name: str) -> None:
+def forget(run: Run, name: str) -> None:
     """Make a run that never had the file."""
     manifest = json.loads((run.path / "manifest.json").read_text())
     del manifest["files"][name]

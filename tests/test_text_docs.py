@@ -65,8 +65,15 @@ def test_without_any_installed_package_one_sentence_says_so(packages: tuple[str,
 
 
 def test_docstrings_of_modules_classes_methods_and_calls_are_found_with_their_lines():
-    source = b'"""module"""\nclass A:\n    """class"""\n    async def f(self):\n        """method"""\nadd_docstr(abs, r"""call""")\nprint("not this")\n'
-    assert list(docstrings(source)) == [(1, "module"), (3, "class"), (5, "method"), (6, "call")]
+    source = """'module'
+class A:
+    'class'
+    async def f(self):
+        'method'
+add_docstr(abs, r'call')
+print('not this')
+"""
+    assert list(docstrings(source.encode())) == [(1, "module"), (3, "class"), (5, "method"), (6, "call")]
 
 
 def test_reading_leaves_the_garbage_collector_as_it_was():

@@ -107,7 +107,7 @@ def test_a_wrong_parquet_column_is_refused_with_the_columns_there_are(stories: P
 def test_a_missing_file_and_an_empty_folder_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="there is no file"):
         texts(tmp_path / "none.txt")
-    with pytest.raises(InputError, match="holds no .txt"):
+    with pytest.raises(InputError, match=r"holds no \.txt"):
         texts(tmp_path)
 
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import TEXT
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from interp.text import Document, pack, repeated_tokens
 from saes.errors import InputError
@@ -17,11 +19,11 @@ DOCUMENTS = [Document(f"{n} {text}" * (n % 7), f"corpus.txt:{n}") for n, text in
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_llama: Path) -> PreTrainedTokenizerBase:
+def tokenizer(tiny_llama: Path) -> Any:
     return AutoTokenizer.from_pretrained(tiny_llama)
 
 
-def literal(tokenizer: PreTrainedTokenizerBase, n_tokens: int, context: int, bos: int | None) -> tuple[list, list, list]:
+def literal(tokenizer: Any, n_tokens: int, context: int, bos: int | None) -> tuple[list, list, list]:
     """The same, one token at a time."""
     tokens, owners, starts = [], [], []
     doc = 0
@@ -42,7 +44,7 @@ def literal(tokenizer: PreTrainedTokenizerBase, n_tokens: int, context: int, bos
 
 @pytest.mark.parametrize("bos", [None, 0])
 @pytest.mark.parametrize(("n_tokens", "context"), [(64, 64), (1000, 7), (999, 16), (2000, 333), (10, 2)])
-def test_packing_equals_the_literal_loop(tokenizer: PreTrainedTokenizerBase, n_tokens: int, context: int, bos: int | None):
+def test_packing_equals_the_literal_loop(tokenizer: Any, n_tokens: int, context: int, bos: int | None):
     packed = pack(DOCUMENTS, tokenizer, n_tokens, context, bos)
     tokens, owners, starts = literal(tokenizer, n_tokens, context, bos)
     assert packed.tokens.dtype == packed.doc_of.dtype == np.int32
@@ -51,7 +53,7 @@ def test_packing_equals_the_literal_loop(tokenizer: PreTrainedTokenizerBase, n_t
     assert [tuple(row.values()) for row in packed.documents.to_pylist()] == starts
 
 
-def test_every_document_is_read_back_from_its_tokens(tokenizer: PreTrainedTokenizerBase):
+def test_every_document_is_read_back_from_its_tokens(tokenizer: Any):
     packed = pack(DOCUMENTS, tokenizer, 3_000, 50, 0)
     full = [d for d in DOCUMENTS if d.text]
     for doc in range(packed.documents.num_rows - 1):
@@ -60,7 +62,7 @@ def test_every_document_is_read_back_from_its_tokens(tokenizer: PreTrainedTokeni
         assert tokenizer.decode(ids[:-1]) == full[doc].text
 
 
-def test_no_more_documents_are_read_than_are_needed(tokenizer: PreTrainedTokenizerBase):
+def test_no_more_documents_are_read_than_are_needed(tokenizer: Any):
     def endless() -> Iterator[Document]:
         while True:
             yield DOCUMENTS[5]
@@ -68,13 +70,13 @@ def test_no_more_documents_are_read_than_are_needed(tokenizer: PreTrainedTokeniz
     assert pack(endless(), tokenizer, 5_000, 100, 0).tokens.shape == (50, 100)
 
 
-def test_a_document_longer_than_a_batch_runs_over_many_sequences(tokenizer: PreTrainedTokenizerBase):
+def test_a_document_longer_than_a_batch_runs_over_many_sequences(tokenizer: Any):
     packed = pack([Document("word " * 60_000, "a.txt:1")], tokenizer, 20_000, 100, 0)
     assert packed.documents.num_rows == 1
     assert set(np.unique(packed.doc_of)) == {-1, 0}
 
 
-def test_too_little_text_is_refused_with_both_numbers(tokenizer: PreTrainedTokenizerBase):
+def test_too_little_text_is_refused_with_both_numbers(tokenizer: Any):
     n_tokens = len(tokenizer(TEXT[0], add_special_tokens=False)["input_ids"]) + 1
     document = Document(TEXT[0], "a.txt:1")
     assert pack([document], tokenizer, n_tokens, n_tokens, None).tokens.shape == (1, n_tokens)
@@ -85,9 +87,14 @@ def test_too_little_text_is_refused_with_both_numbers(tokenizer: PreTrainedToken
 @pytest.mark.parametrize(
     ("n_tokens", "context", "says"), [(100, 1, "cannot be packed"), (99, 100, "do not fill"), (10**6, 70_000, "cannot be packed")]
 )
-def test_impossible_sizes_are_refused(tokenizer: PreTrainedTokenizerBase, n_tokens: int, context: int, says: str):
+def test_impossible_sizes_are_refused(tokenizer: Any, n_tokens: int, context: int, says: str):
     with pytest.raises(InputError, match=says):
         pack(DOCUMENTS, tokenizer, n_tokens, context, 0)
+
+
+def test_a_slow_tokenizer_is_refused():
+    with pytest.raises(InputError, match=r"no fast tokenizer.*tokenizer\.json"):
+        pack(DOCUMENTS, SimpleNamespace(backend_tokenizer=None, eos_token_id=0), 100, 10, 0)  # pyright: ignore[reportArgumentType]
 
 
 @given(st.integers(1, 5), st.integers(1, 20), st.integers(0, 99), st.none() | st.just(7))

@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedTokenizerBase
 
 from interp.sites import HEAD_STREAMS, Site
 from saes.errors import InputError
@@ -37,7 +36,8 @@ class Model:
     revision: str
     """What the weights are: a commit, or a hash of the files."""
     bridge: TransformerBridge = field(repr=False)
-    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    """A transformers fast tokenizer."""
 
     @property
     def n_layers(self) -> int:
@@ -159,7 +159,7 @@ class Model:
             raise InputError(f"{self.name} offers no {site.stream} ({name} is not among its hook points); choose another site") from None
 
 
-def boot(name: str, revision: str, hf_model: Any, tokenizer: PreTrainedTokenizerBase) -> Model:
+def boot(name: str, revision: str, hf_model: Any, tokenizer: Any) -> Model:
     """Wrap a loaded transformers model; raises InputError when TransformerLens cannot."""
     hf_model.eval().requires_grad_(False)
     device, dtype = hf_model.device, hf_model.dtype

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -68,7 +69,7 @@ def load_local(source: Local, dtype: torch.dtype, device: torch.device) -> Model
         tokenizer = AutoTokenizer.from_pretrained(source.path)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise InputError(f"model {source.name!r} cannot be loaded ({_first_line(error)}); {WAYS}") from error
-    return boot(source.name, source.revision(), model.to(device), tokenizer)
+    return boot(source.name, source.revision(), cast(Any, model).to(device), tokenizer)
 
 
 def _first_line(error: Exception) -> str:
