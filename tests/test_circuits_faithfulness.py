@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_circuits_toy import Toy, literal_activations, literal_metric, tiny
 
+from interp.circuits import ablation
 from interp.circuits.ablation import ablated_metric, clean_metric, corrupt_metric, first_layers, mean, passes, resample
 from interp.circuits.faithfulness import Series, curves, faithfulness, mean_intervals, ratio_intervals, require_effect, resamples, sizes
 from interp.circuits.graph import graph
@@ -63,16 +64,16 @@ def test_padding_behind_the_end_changes_nothing(tiny: Model) -> None:
     assert clean_metric(tiny, Toy(), pairs).tolist() == pytest.approx(literal, abs=1e-9)
 
 
-def test_mean_ablation_is_the_literal_mean_over_the_group_at_each_position(tiny: Model) -> None:
-    pairs, reference, nodes = Toy().pairs(None, 4, 3, None), Toy().pairs(None, 70, 4, None), graph(tiny)
+def test_mean_ablation_is_the_literal_mean_over_the_group_at_each_position(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs, reference, nodes = Toy().pairs(None, 4, 3, None), Toy().pairs(None, 14, 4, None), graph(tiny)
+    monkeypatch.setattr(ablation, "MEAN_ROWS", 4)
     means = mean(tiny, nodes, pairs, reference)
+    runs = [literal_activations(tiny, reference, j, reference.corrupt) for j in range(len(reference))]
     for site in nodes.streams():
         for i in range(len(pairs)):
-            members = [j for j in range(len(reference)) if reference.group[j] == pairs.group[i]]
-            literal = sum(literal_activations(tiny, reference, j, reference.corrupt)[site][0] for j in members[:24]) / len(members)
-            assert len(members) <= 24
-            upto = int(pairs.end[i]) + 1
-            assert torch.allclose(means[site][i, :upto], literal[:upto], atol=1e-5)
+            members = [run[site][0] for run, group in zip(runs, reference.group, strict=True) if group == pairs.group[i]]
+            literal = sum(members) / len(members)
+            assert torch.allclose(means[site][i, : len(literal)], literal, atol=1e-5)
 
 
 def test_a_group_without_reference_prompts_raises_a_sentence(tiny: Model) -> None:
@@ -91,7 +92,10 @@ def test_passes_count_from_the_first_ablated_layer(tiny: Model) -> None:
 
 def test_curves_go_from_zero_to_one_and_random_orders_stand_beside_them(tiny: Model) -> None:
     train, test, nodes = Toy().pairs(None, 6, 6, None), Toy().pairs(None, 8, 12, None), graph(tiny)
-    series = [Series("exact", Exact()(tiny, Toy(), train, nodes).ranking()), Series("random", Random(1)(tiny, Toy(), train, nodes).ranking(), 1)]
+    series = [
+        Series("exact", Exact()(tiny, Toy(), train, nodes).ranking()),
+        Series("random", Random(1)(tiny, Toy(), train, nodes).ranking(), 1),
+    ]
     test = Pairs(test.clean, test.corrupt, *_by_sign(tiny, test), test.group, test.spans)
     points = curves(tiny, Toy(), test, nodes, series, "resample", resample(tiny, nodes, test))
     assert [p.n_nodes for p in points if p.series == "exact"] == list(sizes(15))

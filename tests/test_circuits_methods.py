@@ -7,6 +7,7 @@ from interp.circuits.graph import Graph, graph
 from interp.circuits.methods import Attribution, Exact, Method, Random, Scorer
 from interp.models.bridge import Model
 from interp.sites import Node, Site
+from interp.tasks import Pairs
 
 __all__ = ["tiny"]
 METHODS: list[Method] = [Attribution(), Exact(), Random(3)]
@@ -24,32 +25,33 @@ def _towards(site: Site, head: int | None, target: torch.Tensor, step: float):
     return {site: hook}
 
 
-def _literal(model: Model, node: Node, i: int, pairs, step: float) -> float:
+def _literal(model: Model, node: Node, i: int, pairs: Pairs, corrupt: dict[Site, torch.Tensor], step: float) -> float:
     stream = Site(node.site.layer, node.site.stream)
-    corrupt = literal_activations(model, pairs, i, pairs.corrupt)
     return literal_metric(model, pairs, i, pairs.clean, _towards(stream, node.site.head, corrupt[stream], step))
 
 
 def test_attribution_equals_the_literal_double_loop_of_finite_differences(tiny: Model) -> None:
-    pairs = Toy().pairs(None, 3, 0, None)
+    pairs = Toy().pairs(None, 2, 0, None)
     scores = Attribution()(tiny, Toy(), pairs, graph(tiny))
     # transformers computes norms in float32 in any case, so steps are large and the stencil is of fourth order.
     step = 0.02
     for i in range(len(pairs)):
+        corrupt = literal_activations(tiny, pairs, i, pairs.corrupt)
         for j, node in enumerate(scores.nodes):
-            far, near = (_literal(tiny, node, i, pairs, s) - _literal(tiny, node, i, pairs, -s) for s in (2 * step, step))
+            far, near = (_literal(tiny, node, i, pairs, corrupt, s) - _literal(tiny, node, i, pairs, corrupt, -s) for s in (2 * step, step))
             slope = (8 * near - far) / (12 * step)
             assert scores.per_example[i, j].item() == pytest.approx(slope, abs=3e-4, rel=3e-4), f"{node} on pair {i}"
     assert scores.per_example.abs().max() > 0.01
 
 
 def test_exact_equals_one_patched_full_forward_of_one_prompt_at_a_time(tiny: Model) -> None:
-    pairs = Toy().pairs(None, 4, 1, None)
+    pairs = Toy().pairs(None, 3, 1, None)
     scores = Exact()(tiny, Toy(), pairs, graph(tiny))
     for i in range(len(pairs)):
         clean = literal_metric(tiny, pairs, i, pairs.clean)
+        corrupt = literal_activations(tiny, pairs, i, pairs.corrupt)
         for j, node in enumerate(scores.nodes):
-            change = _literal(tiny, node, i, pairs, 1.0) - clean
+            change = _literal(tiny, node, i, pairs, corrupt, 1.0) - clean
             assert scores.per_example[i, j].item() == pytest.approx(change, abs=1e-6), f"{node} on pair {i}"
     assert scores.per_example.abs().max() > 0.01
 
@@ -64,14 +66,15 @@ def test_the_size_of_a_batch_does_not_change_exact_scores(tiny: Model, monkeypat
 def test_attribution_of_the_heads_of_a_layer_sums_to_that_of_its_attention_output(tiny: Model) -> None:
     pairs = Toy().pairs(None, 5, 3, None)
     scores = Attribution()(tiny, Toy(), pairs, graph(tiny))
-    outputs = Attribution()(tiny, Toy(), pairs, Graph(tiny.n_layers, tuple(Node(Site(layer, "attn_out")) for layer in range(tiny.n_layers))))
+    outputs = Attribution()(
+        tiny, Toy(), pairs, Graph(tiny.n_layers, tuple(Node(Site(layer, "attn_out")) for layer in range(tiny.n_layers)))
+    )
     for layer in range(tiny.n_layers):
         heads = scores.per_example[:, graph(tiny).columns(Site(layer, "z"))].sum(1)
         assert torch.allclose(heads, outputs.per_example[:, layer], atol=1e-5)
 
 
-def test_a_node_whose_activation_is_equal_in_both_runs_scores_zero(tiny: Model) -> None:
-    """Position 0 of layer 0 sees the same token, so a graph of prompts equal up to the end leaves only later positions."""
+def test_clean_and_corrupt_activations_agree_up_to_their_first_different_token(tiny: Model) -> None:
     pairs = Toy().pairs(None, 3, 4, None)
     corrupt = literal_activations(tiny, pairs, 0, pairs.corrupt)
     clean = literal_activations(tiny, pairs, 0, pairs.clean)

@@ -81,6 +81,7 @@ def test_top_ranks_by_absolute_score_and_breaks_ties_in_the_order_of_the_model()
     scores = Scores(nodes, torch.tensor([[1.0, -3.0, 1.0, 0.0], [1.0, -3.0, -3.0, 0.0]]))
     assert scores.mean().tolist() == [1.0, -3.0, -1.0, 0.0]
     assert scores.top(3) == (nodes[1], nodes[0], nodes[2])
+    assert scores.top(3, "helping") == (nodes[1], nodes[2], nodes[3])
     assert scores.among(Graph(1, nodes[2:])).mean().tolist() == [-1.0, 0.0]
 
 

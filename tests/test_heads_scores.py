@@ -180,13 +180,21 @@ def test_the_table_has_one_row_for_each_metric_and_head_and_top_names_the_larges
 
 
 @pytest.mark.slow
-def test_smollm2_has_its_known_induction_and_previous_token_heads():
+def test_smollm2_has_its_known_induction_and_previous_token_heads_in_float32_and_bfloat16():
     """Held against attention measured independently of this package, at other sequences: 18.6, 17.3, 17.4, 17.5; 16.0 before all."""
-    model = models.load("smollm2")
+    full, half = (smollm2_estimates(dtype) for dtype in ("float32", "bfloat16"))
+    top = [head for head, _ in full["induction"].top(5)]
+    assert top[0] == "18.6"
+    assert {"17.3", "17.4", "17.5"} < set(top)
+    assert full["induction"].low[18, 6] > 0.75
+    assert full["induction"].baseline[18, 6] < 0.03
+    assert [head for head, _ in full["previous_token"].top(2)] == ["16.0", "11.1"]
+    assert {"8.0", "14.3"} == {head for head, _ in full["duplicate_token"].top(2)}
+    for name in PATTERN_METRICS:
+        assert np.abs(full[name].value - half[name].value).max() < 0.03, name
+
+
+def smollm2_estimates(dtype: str):
+    model = models.load("smollm2", dtype)
     tokens = repeated(model, 8, 30, 1)
-    metrics = estimates(torch.cat(list(score_batches(model, tokens, 30, 4))), 30, tokens.shape[1])
-    assert [head for head, _ in metrics["induction"].top(4)] == ["18.6", "17.3", "17.4", "17.5"]
-    assert metrics["induction"].low[18, 6] > 0.75
-    assert metrics["induction"].baseline[18, 6] < 0.03
-    assert [head for head, _ in metrics["previous_token"].top(2)] == ["16.0", "11.1"]
-    assert {"8.0", "14.3"} == {head for head, _ in metrics["duplicate_token"].top(2)}
+    return estimates(torch.cat(list(score_batches(model, tokens, 30, 4))), 30, tokens.shape[1])

@@ -23,7 +23,7 @@ def tokenizer(tiny_llama: Path) -> Any:
     return AutoTokenizer.from_pretrained(tiny_llama)
 
 
-def literal(tokenizer: Any, n_tokens: int, context: int, bos: int | None) -> tuple[list, list, list]:
+def literal(tokenizer: Any, n_tokens: int, context: int, bos: int | None) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int, int, str]]]:
     """The same, one token at a time."""
     tokens, owners, starts = [], [], []
     doc = 0

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.circuits.ablation import Ablation, Activations, ablated_metric, passes
+from interp.circuits.ablation import Ablation, Activations, ablated_metric, clean_metric, corrupt_metric, passes
 from interp.circuits.graph import Graph
 from interp.models.bridge import Model
 from interp.progress import bar
@@ -23,6 +23,8 @@ from interp.tasks import Pairs, Task
 from saes.errors import InputError
 
 DRAWS = 2000
+# Logit differences of one circuit in batches of different make: float32 sums agree far below 1e-3, of half precision each logit has steps of 0.1.
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.2}
 LOW, HIGH = 0.025, 0.975
 
 
@@ -68,6 +70,7 @@ def curves(
     nodes = "all" if any(node.site.head is None for node in graph.nodes) else "heads"
     with bar(round(passes(graph, kept)), "passes", f"{nodes}, {ablation} ablation: {len(circuits)} circuits") as progress:
         metric = ablated_metric(model, task, pairs, graph, kept, replacement, progress)
+    _require_identities(model, task, pairs, metric, whole=nodes == "all" and ablation == "resample")
     require_effect(metric[1], metric[0])
     f = faithfulness(metric.mean(1), metric[1].mean(), metric[0].mean())
     figures = torch.stack((f, *ratio_intervals(metric, full=metric[1], empty=metric[0]), metric.mean(1)), 1).tolist()
@@ -76,6 +79,18 @@ def curves(
         for one, own in zip(series, _rows_of(len(series), len(between)), strict=True)
         for n, row in zip(sizes(len(graph.nodes)), own, strict=True)
     ]
+
+
+def _require_identities(model: Model, task: Task, pairs: Pairs, metric: Float[Tensor, "circuit pair"], whole: bool) -> None:
+    """The circuit of all nodes is the clean run. With every head and MLP resampled, the last token is all that is left of the clean prompt,
+    so where both prompts end in one token the circuit without nodes is the corrupt run."""
+    tolerance = TOLERANCE[model.dtype]
+    off = (metric[1] - clean_metric(model, task, pairs).to(metric)).abs().max()
+    assert off < tolerance, f"keeping every node changes the clean run by {off:.2g}"
+    pair = torch.arange(len(pairs), device=pairs.end.device)
+    if whole and torch.equal(pairs.clean[pair, pairs.end], pairs.corrupt[pair, pairs.end]):
+        off = (metric[0] - corrupt_metric(model, task, pairs).to(metric)).abs().max()
+        assert off < tolerance, f"keeping no node differs from the corrupt run by {off:.2g}"
 
 
 def _rows_of(n_series: int, n_between: int) -> list[list[int]]:

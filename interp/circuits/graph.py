@@ -7,6 +7,7 @@ a graph and ablates its other nodes; what is no node of the graph (embeddings, a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from interp.models.bridge import Model
 from interp.sites import Node, Site
+
+
+Ranking = Literal["helping", "absolute"]
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,11 @@ class Scores:
         place = {node: i for i, node in enumerate(self.nodes)}
         return Scores(graph.nodes, self.per_example[:, [place[node] for node in graph.nodes]])
 
-    def ranking(self) -> tuple[Node, ...]:
-        """Nodes by |score|, largest first; equal scores in the order of the model."""
-        order = self.mean().abs().sort(descending=True, stable=True).indices
-        return tuple(self.nodes[i] for i in order.tolist())
+    def ranking(self, by: Ranking = "absolute") -> tuple[Node, ...]:
+        """All nodes, best first: by |score|, or by how much they help (lowest score first); equal scores in the order of the model."""
+        worth = self.mean().abs() if by == "absolute" else -self.mean()
+        return tuple(self.nodes[i] for i in worth.sort(descending=True, stable=True).indices.tolist())
 
-    def top(self, n: int) -> tuple[Node, ...]:
-        """The n nodes with the largest |score|."""
-        return self.ranking()[:n]
+    def top(self, n: int, by: Ranking = "absolute") -> tuple[Node, ...]:
+        """The first n nodes of the ranking."""
+        return self.ranking(by)[:n]

@@ -27,7 +27,7 @@ TEXTS = (
 REPEATED = "Repeated random tokens"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Examples:
     """Texts of at most 48 tokens and the pattern of every head on each; 0 where an example has ended."""
 

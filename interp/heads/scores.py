@@ -32,7 +32,7 @@ from interp.sites import Site
 PATTERN_METRICS = ("previous_token", "duplicate_token", "induction", "bos", "entropy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimate:
     """One metric of every head: mean, 95 % interval, the number of things averaged, and what no mechanism would score."""
 

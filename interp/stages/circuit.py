@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from interp.circuits.ablation import Ablation, clean_metric, corrupt_metric, mean, passes, resample
 from interp.circuits.faithfulness import Point, Series, curves, sizes
-from interp.circuits.graph import Graph, Scores, graph
+from interp.circuits.graph import Graph, Ranking, Scores, graph
 from interp.circuits.methods import Attribution, Exact, Random
 from interp.circuits.report import SCHEMAS, Splits, agreement, headline, node_rows, prompt_rows
 from interp.models import DTYPES, Model, load, source
@@ -47,6 +47,9 @@ class Circuit:
     corruption: Corruption = "s2"
     """What the corrupt prompt changes. s2: the second mention of the subject becomes a third name. abc: three fresh names. flip: the second
     mention of the subject becomes the other name."""
+    ranking: Ranking = "helping"
+    """Order in which nodes enter a circuit. helping: the lowest score first (ablating the node hurts most), so a small circuit may beat the whole
+    model. absolute: the largest |score| first, which also keeps the heads that work against the answer."""
     bos: bool = True
     """Put the model's BOS token in front of each prompt."""
     random_orders: int = 3
@@ -127,7 +130,7 @@ class Circuit:
             "mean": mean(model, nodes, splits.test, splits.mean),
         }
         for part in (nodes.heads(), nodes):
-            series = [Series(name, scores[name].among(part).ranking()) for name in ("exact", "attribution")]
+            series = [Series(name, scores[name].among(part).ranking(self.ranking)) for name in ("exact", "attribution")]
             for seed in range(self.seed, self.seed + self.random_orders):
                 series.append(Series("random", Random(seed)(model, self._task(), splits.test, part).ranking(), seed))
             for ablation, replacement in ablations.items():
@@ -137,8 +140,8 @@ class Circuit:
         """Forwards over one half of the pairs; circuits of a curve are counted from the first layer, where nearly all of them start."""
         exact = passes(nodes, ~torch.eye(len(nodes.nodes), dtype=torch.bool))
         per_curve = [2 + (2 + self.random_orders) * (len(sizes(len(part.nodes))) - 2) for part in (nodes.heads(), nodes)]
-        # beside them: attribution (two forwards, a backward of two), the corrupt runs, the clean and corrupt metrics, the means
-        return exact + 2 * sum(per_curve) + 4 + 2 + 4 + self.reference / (self.pairs / 2)
+        # beside them: attribution 4 (its backward counts twice), corrupt and clean runs 4, metrics of both halves 4, identities of the curves 5
+        return exact + 2 * sum(per_curve) + 17 + self.reference / (self.pairs / 2)
 
     def _figures(self, model: Model, splits: Splits) -> dict[str, Any]:
         """How well the model solves the task, over scored and measured pairs together."""
@@ -148,6 +151,7 @@ class Circuit:
         return {
             "pairs": self.pairs,
             "corruption": self.corruption,
+            "ranking": self.ranking,
             "bos": model.bos if self.bos else None,
             "logit_diff_clean": clean.mean().item(),
             "logit_diff_corrupt": corrupt.mean().item(),

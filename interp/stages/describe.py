@@ -39,8 +39,8 @@ from interp.tables import canonical
 from saes import files
 from saes.errors import InputError
 
-# Measured on one core with 32 active latents a token: reading, statistics and examples of a latent.
-_SECONDS_PER_LATENT, _SECONDS_PER_ENTRY = 3e-4, 3e-7
+# Measured on one core, 12.8 million entries in 18,432 and in 65,536 latents: sorting, statistics and examples.
+_SECONDS_PER_LATENT, _SECONDS_PER_ENTRY = 4e-4, 3e-7
 
 
 @dataclass(frozen=True)

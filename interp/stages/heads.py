@@ -61,7 +61,7 @@ class Heads:
         return {"model_revision": models.source(self.model).revision()}
 
     def plan(self, ctx: Context) -> Plan:
-        """Load the model and time one short sequence."""
+        """Load the model and time two sequences."""
         model = models.load(self.model, self.dtype, ctx.device)
         tokens = repeated(model, self.sequences, self.half, self.seed)
         n_tokens, n_heads = tokens.numel(), model.n_layers * model.n_heads
