@@ -21,7 +21,7 @@ from interp.runs import Run
 from interp.sites import Site
 from saes.errors import InputError
 
-# Attention sinks and other giants carry most of the squared norm and teach a dictionary nothing (dictionaries.md section 4).
+# Attention sinks and other giants carry most of the squared norm and teach a dictionary nothing.
 OUTLIER = 10.0
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.evals.bootstrap import Estimate, estimate
 from saes.sparse import SparseDictionary
 
-# A latent active on more than a tenth of all tokens says little about any (dictionaries.md section 11).
+# A latent active on more than a tenth of all tokens says little about any.
 DENSE = 0.1
 
 

@@ -33,7 +33,7 @@ from saes.schedule import FitConfig
 from saes.sparse import SparseDictionary
 from saes.train import Row, fit
 
-# Tokens that centring and scale are measured on (dictionaries.md 3.1: at least 32k).
+# Tokens that centring and scale are measured on.
 _SAMPLE = 32_768
 
 

@@ -48,24 +48,27 @@ def _grid(
     bounds: tuple[float, float], picked: frozenset[str], theme: Palette,
 ) -> Grid:  # fmt: skip
     places = [place for place in np.ndindex(*values.shape) if not np.isnan(values[place])]
-    # The picked cells are drawn last, so that no neighbour covers their border.
-    places.sort(key=lambda place: names[place[0]][place[1]] in picked)
     cells = tuple(str(names[place[0]][place[1]]) for place in places)
     span = max(bounds[1] - bounds[0], 1e-12)
     data = [
-        _cell(place, float(values[place]), sample(colours, (float(values[place]) - bounds[0]) / span), name in picked, theme)
-        for place, name in zip(places, cells, strict=True)
+        _cell(place, float(values[place]), sample(colours, (float(values[place]) - bounds[0]) / span), theme) for place in places
     ]
-    return Grid(_option(data, columns, values.shape[0], colours, bounds, theme), cells, max(220, 78 + 23 * values.shape[0]))
+    outlines = [_outline(place, theme) for place, name in zip(places, cells, strict=True) if name in picked]
+    option = _option((data, outlines), columns, values.shape[0], colours, bounds, theme)
+    return Grid(option, cells, max(220, 78 + 23 * values.shape[0]))
 
 
-def _cell(place: tuple[int, ...], value: float, colour: str, picked: bool, theme: Palette) -> dict[str, Any]:
-    border = {"borderColor": theme.positive, "borderWidth": 3} if picked else {"borderColor": theme.background, "borderWidth": 1}
+def _cell(place: tuple[int, ...], value: float, colour: str, theme: Palette) -> dict[str, Any]:
     return {
         "value": [place[1], place[0], round(value, 4)],
-        "itemStyle": {"color": colour, **border},
+        "itemStyle": {"color": colour, "borderColor": theme.background, "borderWidth": 1},
         "label": {"color": ink(colour), "formatter": short(value)},
     }
+
+
+def _outline(place: tuple[int, ...], theme: Palette) -> dict[str, Any]:
+    border = {"color": "rgba(0,0,0,0)", "borderColor": theme.positive, "borderWidth": 3}
+    return {"value": [place[1], place[0], 0], "itemStyle": border}
 
 
 def short(value: float) -> str:
@@ -75,7 +78,7 @@ def short(value: float) -> str:
 
 
 def _option(
-    data: list[dict[str, Any]], columns: Sequence[str], layers: int, colours: Sequence[str], bounds: tuple[float, float], theme: Palette
+    series: tuple[list[dict[str, Any]], list[dict[str, Any]]], columns: Sequence[str], layers: int, colours: Sequence[str], bounds: tuple[float, float], theme: Palette
 ) -> dict[str, Any]:
     axis = {
         "type": "category",
@@ -115,7 +118,7 @@ def _option(
         "series": [
             {
                 "type": "heatmap",
-                "data": data,
+                "data": series[0],
                 "selectedMode": "single",
                 "label": {"show": len(columns) <= MOST_LABELLED, "fontSize": 11},
                 "emphasis": {"itemStyle": {"borderColor": theme.text, "borderWidth": 2}},
