@@ -23,16 +23,17 @@ METRICS: dict[str, tuple[str, str]] = {
 }
 HIGHER_IS_BETTER = ("ce_recovered_zero", "ce_recovered_mean")
 
+# As defined in interp/heads/scores.py and copying.py; all on repeated random tokens, except copying, and all from 0 to 1.
 HEAD_METRICS: dict[str, tuple[str, str]] = {
     "previous_token": ("Previous token", "Mean attention from each token to the one before it."),
-    "duplicate_token": ("Duplicate token", "Mean attention from a token to its earlier copy, on repeated random tokens."),
-    "induction": (
-        "Induction",
-        "Mean attention to the token after the earlier copy of the current one, on repeated random tokens (Olsson et al. 2022).",
+    "duplicate_token": ("Duplicate token", "Mean attention from a repeated token to its earlier copy (Wang et al. 2022)."),
+    "induction": ("Induction", "Mean attention from a repeated token to the one after its earlier copy (Olsson et al. 2022)."),
+    "bos": ("Attention sink", "Mean attention to the first position, where idle heads rest."),
+    "entropy": ("Entropy", "Entropy of the pattern as a share of the largest possible: 0 looks at one token, 1 at all alike."),
+    "copying": (
+        "Copying",
+        "Share of tokens whose own logit is among the 5 that the head raises most when it attends to them (Wang et al. 2022).",
     ),
-    "bos": ("Attention sink", "Mean attention to the first token."),
-    "entropy": ("Entropy", "Mean entropy of the attention pattern, in nats: 0 looks at one token."),
-    "copying": ("Copying", "How far the OV circuit raises the logit of the attended token itself (Elhage et al. 2021)."),
 }
 
 BUCKETS = {0: "top", 1: "band 1", 2: "band 2", 3: "band 3", 4: "band 4", 5: "band 5", 6: "random active", 7: "silent"}

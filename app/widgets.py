@@ -183,7 +183,9 @@ def architecture(run: Run) -> str:
     """A dictionary in words: TopK k=32 · 768 latents."""
     config = readers.config(run)
     given = config.get("architecture", {})
-    options = " ".join(f"{k}={v}" for k, v in given.items() if k != "kind" and isinstance(v, (int, float, str)))
+    # Coefficients of loss terms are in the provenance; what changes the sparse code belongs to the name.
+    named = {k: v for k, v in given.items() if k != "kind" and "coefficient" not in k and isinstance(v, (int, float, str))}
+    options = " ".join(f"{k}={v}" for k, v in named.items())
     return f"{given.get('kind', '?')} {options} · {config.get('width', '?')} latents"
 
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_runs import CONTEXT, DEAD, WIDTH, Family, vocabulary, write_arrow, write_family
 
-from app import readers, session
-from app.views.feature import ordered
+from app import circuits, readers, session
+from app.examples import ordered
 from interp.runs import Run
 from saes.errors import InputError
 
@@ -139,3 +139,37 @@ def test_equal_windows_are_folded_into_the_first():
     assert ordered(rows, (0,), True) == [(1, 1), (0, 2)]
     assert ordered(rows, (1, 0), True) == [(3, 1), (1, 1), (0, 2)]
     assert ordered(rows, (0,), False) == [(1, 1), (0, 1), (2, 1)]
+
+
+def test_several_seeds_are_averaged_and_their_spread_is_the_band():
+    rows = [{"n_nodes": 1, "faithfulness": f, "low": f - 0.1, "high": f + 0.1, "seed": seed} for seed, f in enumerate((0.2, 0.6))]
+    line = circuits.average("random", [*rows, {"n_nodes": 0, "faithfulness": 0.0, "low": None, "high": None, "seed": 0}])
+    assert line.name == "random (2 seeds)"
+    assert line.n_nodes.tolist() == [0, 1]
+    assert line.faithfulness == pytest.approx([0.0, 0.4])
+    assert line.low == pytest.approx([0.0, 0.1])
+    assert line.high == pytest.approx([0.0, 0.7])
+
+
+def test_curves_are_kept_apart_by_scope_and_ablation(family):
+    curves = circuits.curves_of(family.circuit)
+    assert set(curves) == {(scope, ablation) for scope in ("heads", "all") for ablation in ("resample", "mean")}
+    assert [line.name for line in curves["all", "mean"]] == ["exact", "attribution", "random (3 seeds)"]
+
+
+def test_every_node_has_its_place_in_the_grid(family):
+    nodes = circuits.nodes_of(family.circuit)
+    values, columns, names = circuits.layout(nodes, "exact")
+    assert columns[-1] == "MLP"
+    for name, effect in zip(nodes["node"], nodes["exact"], strict=True):
+        layer, kind, *head = name.split(".")
+        column = -1 if kind == "mlp_out" else int(head[0])
+        assert values[int(layer), column] == pytest.approx(effect)
+        assert names[int(layer)][column] == name
+
+
+def test_nodes_enter_in_the_order_of_the_run():
+    nodes = {"kind": np.array(["head", "mlp", "head", "head"]), "exact": np.array([-0.1, -0.9, 0.5, -0.3])}
+    assert circuits.entering(nodes, "exact", "helping", "all").tolist() == [1, 3, 0, 2]
+    assert circuits.entering(nodes, "exact", "absolute", "all").tolist() == [1, 2, 3, 0]
+    assert circuits.entering(nodes, "exact", "helping", "heads").tolist() == [3, 0, 2]

@@ -117,8 +117,11 @@ def test_every_drawn_cell_is_named_by_its_place(values, picked):
     assert grid.option["series"][0]["label"]["show"] == (values.shape[1] <= 16)
 
 
-def test_a_picked_cell_is_drawn_last():
-    assert grids.head_grid(np.zeros((2, 2)), LIGHT, 1.0, "0.0").cells[-1] == "0.0"
+def test_picking_a_cell_outlines_it_and_keeps_the_order_of_the_others():
+    plain, picked = (grids.head_grid(np.zeros((2, 2)), LIGHT, 1.0, name) for name in ("9.9", "1.0"))
+    assert plain.cells == picked.cells == ("0.0", "0.1", "1.0", "1.1")
+    assert [cell["value"][:2] for cell in picked.option["series"][1]["data"]] == [[0, 1]]
+    assert not plain.option["series"][1]["data"]
 
 
 def test_signed_grids_are_symmetric_around_zero():

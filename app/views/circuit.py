@@ -1,19 +1,18 @@
 """Circuit: which nodes a task needs, how well the estimate agrees with ablation, and how faithful a circuit of each size is."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import streamlit as st
 
 from app import readers, session, widgets
 from app.address import anchor, choice, whole
+from app.circuits import METHODS, curves_of, entering, layout, nodes_of
 from interp.runs import Run
 from interp.viz import circuits, grids
 from interp.viz.html import Html, element, facts, join, number, table
 from interp.viz.strip import Token, chip, strip
 
-METHODS = ("exact", "attribution")
 SCOPES = {"all": "heads and MLPs", "heads": "heads (every MLP runs)"}
 LISTED, HINDERING, MOST = 20, 3, 40
 HELP = "exact: each node ablated in turn; attribution: gradient times difference, one backward pass."
@@ -30,20 +29,12 @@ def page() -> None:
         run = widgets.pick_run("circuit")
     with right:
         widgets.provenance(run)
-    nodes = session.read(_nodes, run)
+    nodes = session.read(nodes_of, run)
     given = session.query()
     choice(given.get("by"), "by", METHODS)
     choice(given.get("scope"), "scope", SCOPES)
     whole(given.get("n"), "n", 0, len(nodes["node"]))
     _body(run, nodes)
-
-
-def _nodes(run: Run) -> readers.Columns:
-    nodes = readers.columns(readers.parquet(run, "nodes.parquet"))
-    with readers.reading(run, "nodes.parquet"):
-        for name in ("node", "kind", "layer", "head", *METHODS, *(f"{m}_{end}" for m in METHODS for end in ("low", "high"))):
-            nodes[name]
-        return nodes
 
 
 @st.fragment
@@ -52,9 +43,7 @@ def _body(run: Run, nodes: readers.Columns) -> None:
     left, middle, right = st.columns((1, 1, 3), vertical_alignment="bottom")
     by = left.selectbox("rank nodes by", METHODS, key="by", bind="query-params", help=HELP)
     scope = middle.selectbox("nodes that may be ablated", list(SCOPES), key="scope", bind="query-params", help=str(SCOPES))
-    # Negative means that ablating the node lowers the logit difference: the node helps, so the most negative comes first.
-    inside = np.flatnonzero((nodes["kind"] == "head") | (scope == "all"))
-    order = inside[np.argsort(nodes[by][inside], kind="stable")]
+    order = entering(nodes, by, readers.config(run).get("ranking", "helping"), scope)
     session.default("n", min(20, len(order)))
     st.session_state["n"] = min(int(st.session_state.get("n", st.query_params.get("n", 0))), len(order))
     size = right.slider("nodes in the circuit", 0, len(order), key="n", bind="query-params")
@@ -63,10 +52,10 @@ def _body(run: Run, nodes: readers.Columns) -> None:
     with first:
         _curve(run, scope, size)
         _grid(run, nodes, by, frozenset(str(n) for n in nodes["node"][order[:size]]))
-        _table(run, nodes, order[:size])
     with second:
-        _bars(run, nodes, by, order)
+        _bars(run, nodes, by, entering(nodes, by, "helping", scope))
         _agreement(run, nodes)
+        _table(run, nodes, order[:size])
     _prompts(run)
     session.remember("circuit")
 
@@ -88,44 +77,13 @@ def _figures(run: Run, by: str, size: int) -> None:
     )
 
 
-Curves = dict[tuple[str, str], list[circuits.Series]]
-
-
-def _series(run: Run) -> Curves:
-    """(nodes that may be ablated, ablation) to its curves; several seeds are averaged, their spread is the band."""
-    rows = readers.parquet(run, "curve.parquet").to_pylist()
-    out: Curves = {}
-    with readers.reading(run, "curve.parquet"):
-        grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-        for r in rows:
-            grouped.setdefault((r.get("nodes") or "all", r["ablation"], r["series"]), []).append(r)
-        for (scope, ablation, name), mine in grouped.items():
-            out.setdefault((scope, ablation), []).append(average(name, mine))
-    return out
-
-
-def average(name: str, rows: list[dict[str, Any]]) -> circuits.Series:
-    """One line of several seeds: the mean of each size, the outermost ends of their intervals."""
-    sizes = sorted({r["n_nodes"] for r in rows})
-    at = [[r for r in rows if r["n_nodes"] == n] for n in sizes]
-    mean = np.array([np.mean([r["faithfulness"] for r in group]) for group in at], float)
-    low = np.array([min(_first(r["low"], r["faithfulness"]) for r in group) for group in at], float)
-    high = np.array([max(_first(r["high"], r["faithfulness"]) for r in group) for group in at], float)
-    seeds = len({r["seed"] for r in rows})
-    return circuits.Series(f"{name} ({seeds} seeds)" if seeds > 1 else name, np.array(sizes), mean, low, high)
-
-
-def _first(value: float | None, instead: float) -> float:
-    return instead if value is None or value != value else value
-
-
 def _curve(run: Run, scope: str, size: int) -> None:
     definition = (
         "(logit difference of the circuit − all ablated) / (whole model − all ablated): 1 keeps the behaviour, 0 loses it, "
         "and above 1 the circuit leaves out nodes that work against the task. Random circuits are the baseline."
     )
     with widgets.panel("Faithfulness", definition, run, "curve.parquet"):
-        series = {ablation: lines for (part, ablation), lines in session.read(_series, run).items() if part == scope}
+        series = {ablation: lines for (part, ablation), lines in session.read(curves_of, run).items() if part == scope}
         if not series:
             st.html(element("p", f"This run has no curve over {SCOPES[scope]}.", class_="quiet"))
             return
@@ -153,18 +111,6 @@ def _grid(run: Run, nodes: readers.Columns, by: str, kept: frozenset[str]) -> No
         index = session.clicked(event)
         if index is not None:
             _node(run, nodes, grid.cells[index])
-
-
-def layout(nodes: readers.Columns, by: str) -> tuple[np.ndarray, list[str], list[list[str]]]:
-    """Values, column titles and names of the nodes as a grid of layers: the heads, then the MLP."""
-    mlp = nodes["kind"] == "mlp"
-    heads = 1 + int(nodes["head"][~mlp].astype(int).max(initial=-1))
-    layers = 1 + int(nodes["layer"].max())
-    values, names = np.full((layers, heads + 1), np.nan), [[""] * (heads + 1) for _ in range(layers)]
-    for i, name in enumerate(nodes["node"]):
-        place = int(nodes["layer"][i]), heads if mlp[i] else int(nodes["head"][i])
-        values[place], names[place[0]][place[1]] = nodes[by][i], str(name)
-    return values, [*(str(h) for h in range(heads)), "MLP"], names
 
 
 def _node(run: Run, nodes: readers.Columns, name: str) -> None:

@@ -5,10 +5,10 @@ import streamlit as st
 
 from app import definitions, readers, session, widgets
 from app.address import anchor, head_name, whole
-from app.views.heads import Scores, interval, scores_of, shape
+from app.views.heads import Scores, interval, score, scores_of, shape
 from interp.runs import Run
 from interp.viz import patterns
-from interp.viz.html import Html, element, facts, meter, number, table
+from interp.viz.html import Html, element, facts, meter, table
 from interp.viz.strip import Token, chip, strip
 
 KEYS = 8
@@ -95,7 +95,7 @@ def _facts(scores: Scores, layer: int, head: int, title: str) -> None:
     rows: list[tuple[object, object]] = [("example", title)]
     for metric in definitions.HEAD_METRICS:
         if row := scores.get((metric, layer, head)):
-            rows.append((definitions.title(metric), Html(f"{number(row['value'])} <small class='quiet'>{interval(row)}</small>")))
+            rows.append((definitions.title(metric), Html(f"{score(row['value'])} <small class='quiet'>{interval(row)}</small>")))
     st.html(facts(rows))
 
 

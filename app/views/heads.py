@@ -77,26 +77,25 @@ def _body(run: Run, metric: str) -> None:
 
 def _grid(run: Run, metric: str, values: np.ndarray, picked: str) -> None:
     with widgets.panel(definitions.title(metric), f"{definitions.meaning(metric)} Click a cell.", run, "scores.parquet"):
-        top = max(1.0 if metric not in ("entropy",) else 0.0, float(np.nanmax(values)))
+        top = max(1.0, float(np.nanmax(values, initial=0.0)))
         grid = grids.head_grid(values, session.theme(), top, picked)
-        event = st.echarts_chart(
-            grid.option,
-            height=grid.height,
-            key="grid",
-            on_select="rerun",
-            alt=f"{metric} of {values.size} heads, largest {number(float(np.nanmax(values)))}",
-        )
-        index = session.clicked(event)
-        if index is not None and (name := grid.cells[index]) != picked:
-            st.query_params["h"] = name
-            st.rerun()
+        highest = number(float(np.nanmax(values)))
+        alt = f"{metric} of {values.size} heads, largest {highest}"
+        st.echarts_chart(grid.option, height=grid.height, key="grid", on_select=lambda: _pick(grid.cells), alt=alt)
+
+
+def _pick(cells: tuple[str, ...]) -> None:
+    """A click on a cell (a callback, so that one click counts once)."""
+    index = session.clicked(st.session_state["grid"])
+    if index is not None:
+        st.query_params["h"] = cells[index]
 
 
 def _card(run: Run, scores: Scores, picked: str) -> None:
     layer, head = (int(part) for part in picked.split("."))
     with widgets.panel(
         f"Head {picked}",
-        "All metrics of this head; the bracket is the 95 % interval, the baseline is what chance gives.",
+        "All metrics of this head; the bracket is the 95 % interval, the baseline is what a head without any mechanism would score.",
         run,
         "scores.parquet",
     ):
@@ -107,9 +106,9 @@ def _card(run: Run, scores: Scores, picked: str) -> None:
                 rows.append(
                     (
                         definitions.title(metric),
-                        meter(row["value"] or 0.0, number(row["value"])),
+                        meter(row["value"] or 0.0, score(row["value"])),
                         interval(row),
-                        number(row["baseline"]),
+                        score(row["baseline"]),
                         number(row["n"]),
                     )
                 )
@@ -117,9 +116,14 @@ def _card(run: Run, scores: Scores, picked: str) -> None:
         st.html(element("p", anchor("head", f"Open the attention patterns of head {picked} →", run=run.id, h=picked)))
 
 
+def score(value: float | None) -> str:
+    """Three decimals, so that columns can be compared; an en dash where there is none."""
+    return "–" if value is None or value != value else f"{value:.3f}"
+
+
 def interval(row: Row) -> str:
     """The interval of a score, or nothing."""
-    return "–" if row["low"] is None or row["high"] is None else f"[{grids.short(row['low'])}, {grids.short(row['high'])}]"
+    return "–" if score(row["low"]) == "–" or score(row["high"]) == "–" else f"[{grids.short(row['low'])}, {grids.short(row['high'])}]"
 
 
 def _ranking(run: Run, metric: str, mine: dict[tuple[int, int], Row], ranked: list[tuple[int, int]]) -> None:
@@ -132,9 +136,9 @@ def _ranking(run: Run, metric: str, mine: dict[tuple[int, int], Row], ranked: li
             rows.append(
                 (
                     anchor("head", f"{layer}.{head}", run=run.id, h=f"{layer}.{head}"),
-                    number(row["value"]),
+                    score(row["value"]),
                     interval(row),
-                    number(row["baseline"]),
+                    score(row["baseline"]),
                     mark,
                 )
             )

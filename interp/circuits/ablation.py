@@ -11,7 +11,7 @@ only `end` is unembedded.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -92,7 +92,7 @@ def ablated_metric(
     graph: Graph,
     kept: Bool[Tensor, "circuit node"],
     replacement: Activations,
-    progress: "tqdm[None] | None" = None,
+    progress: "tqdm[Any] | None" = None,
 ) -> Float[Tensor, "circuit pair"]:
     """The metric of each circuit: nodes of the graph that a row of `kept` leaves out hold their replacement at every position.
 

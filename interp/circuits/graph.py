@@ -16,7 +16,6 @@ from torch import Tensor
 from interp.models.bridge import Model
 from interp.sites import Node, Site
 
-
 Ranking = Literal["helping", "absolute"]
 
 

@@ -48,8 +48,8 @@ class Circuit:
     """What the corrupt prompt changes. s2: the second mention of the subject becomes a third name. abc: three fresh names. flip: the second
     mention of the subject becomes the other name."""
     ranking: Ranking = "helping"
-    """Order in which nodes enter a circuit. helping: the lowest score first (ablating the node hurts most), so a small circuit may beat the whole
-    model. absolute: the largest |score| first, which also keeps the heads that work against the answer."""
+    """Order in which nodes enter a circuit. helping: the lowest score first (ablating it hurts most), so a small circuit may beat the whole model.
+    absolute: the largest |score| first, which also keeps the heads that work against the answer."""
     bos: bool = True
     """Put the model's BOS token in front of each prompt."""
     random_orders: int = 3
@@ -140,7 +140,7 @@ class Circuit:
         """Forwards over one half of the pairs; circuits of a curve are counted from the first layer, where nearly all of them start."""
         exact = passes(nodes, ~torch.eye(len(nodes.nodes), dtype=torch.bool))
         per_curve = [2 + (2 + self.random_orders) * (len(sizes(len(part.nodes))) - 2) for part in (nodes.heads(), nodes)]
-        # beside them: attribution 4 (its backward counts twice), corrupt and clean runs 4, metrics of both halves 4, identities of the curves 5
+        # beside them: attribution 4 (its backward counts twice), corrupt and clean runs 4, metrics of both halves 4, identities 5
         return exact + 2 * sum(per_curve) + 17 + self.reference / (self.pairs / 2)
 
     def _figures(self, model: Model, splits: Splits) -> dict[str, Any]:

@@ -50,9 +50,7 @@ def _grid(
     places = [place for place in np.ndindex(*values.shape) if not np.isnan(values[place])]
     cells = tuple(str(names[place[0]][place[1]]) for place in places)
     span = max(bounds[1] - bounds[0], 1e-12)
-    data = [
-        _cell(place, float(values[place]), sample(colours, (float(values[place]) - bounds[0]) / span), theme) for place in places
-    ]
+    data = [_cell(place, float(values[place]), sample(colours, (float(values[place]) - bounds[0]) / span), theme) for place in places]
     outlines = [_outline(place, theme) for place, name in zip(places, cells, strict=True) if name in picked]
     option = _option((data, outlines), columns, values.shape[0], colours, bounds, theme)
     return Grid(option, cells, max(220, 78 + 23 * values.shape[0]))
@@ -78,7 +76,12 @@ def short(value: float) -> str:
 
 
 def _option(
-    series: tuple[list[dict[str, Any]], list[dict[str, Any]]], columns: Sequence[str], layers: int, colours: Sequence[str], bounds: tuple[float, float], theme: Palette
+    series: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+    columns: Sequence[str],
+    layers: int,
+    colours: Sequence[str],
+    bounds: tuple[float, float],
+    theme: Palette,
 ) -> dict[str, Any]:
     axis = {
         "type": "category",
@@ -123,6 +126,8 @@ def _option(
                 "label": {"show": len(columns) <= MOST_LABELLED, "fontSize": 11},
                 "emphasis": {"itemStyle": {"borderColor": theme.text, "borderWidth": 2}},
                 "select": {"itemStyle": {"borderColor": theme.positive, "borderWidth": 3}},
-            }
+            },
+            # Outlines lie above all cells and let clicks through; inside the first series they would change its order.
+            {"type": "heatmap", "data": series[1], "silent": True, "z": 3, "label": {"show": False}, "tooltip": {"show": False}},
         ],
     }
