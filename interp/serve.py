@@ -63,5 +63,6 @@ def command(root: Path, port: int, host: str = "127.0.0.1", browser: bool = Fals
 def _main() -> Path:
     """The app's first file, found without importing the app: imports point from the app to here."""
     spec = importlib.util.find_spec("app")
-    assert spec is not None and spec.origin is not None, "the app is installed with interp"
+    assert spec is not None, "the app is installed with interp"
+    assert spec.origin is not None, "the app is a package"
     return Path(spec.origin).parent / "main.py"

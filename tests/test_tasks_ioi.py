@@ -39,7 +39,7 @@ def _drawn(tokenizer: PreTrainedTokenizerBase, corruption: str = "s2", n: int = 
 def test_every_task_in_the_table_is_a_task_under_its_own_name() -> None:
     for name in TASKS:
         assert isinstance(task(name, "s2"), Task)
-        assert task(name, "flip").NAME == name
+        assert name == task(name, "flip").NAME
 
 
 def test_an_unknown_task_raises_a_sentence_with_the_known_ones() -> None:

@@ -23,7 +23,8 @@ from interp.tasks import Pairs, Task
 from saes.errors import InputError
 
 DRAWS = 2000
-# One circuit in batches of different sizes: float32 sums agree far below 1e-3; a bfloat16 logit near 20 has steps of 0.125, float16 of 0.016.
+# One circuit in batches of different sizes: float32 sums agree far below 1e-3;
+# a bfloat16 logit near 20 has steps of 0.125, float16 of 0.016.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.2}
 LOW, HIGH = 0.025, 0.975
 
