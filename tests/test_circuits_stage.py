@@ -26,8 +26,10 @@ from saes.errors import InputError
 
 @pytest.fixture(scope="module")
 def copier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama with tied embeddings whose layer 0 copies what it attends to, and whose layer 1 does nothing: a name that was said twice gets a  # noqa: E501
-    larger logit than one said once, by the heads 0.z.* and by nothing else."""
+    """A Llama with tied embeddings whose layer 0 copies what it attends to, and whose layer 1 does nothing.
+
+    A name that was said twice gets a larger logit than one said once, by the heads 0.z.* and by nothing else.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("copier")
@@ -70,7 +72,7 @@ def test_the_tables_have_their_schemas(run: Run) -> None:
 
 
 def test_the_run_finds_the_heads_that_copy_and_no_others(run: Run) -> None:
-    """The subject is said twice in the clean prompt only, so its copies hold the logit difference down: all nodes of layer 0 score above 0."""  # noqa: E501
+    """The subject is said twice in the clean prompt only, so its copies hold the logit difference down: all nodes of layer 0 score above 0."""
     nodes = {row["node"]: row for row in _rows(run, "nodes.parquet")}
     assert len(nodes) == 2 * 9
     for name, row in nodes.items():
