@@ -9,19 +9,24 @@ import importlib
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import warnings
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from saes.errors import InputError
+
+if TYPE_CHECKING:
+    from interp.stages.base import Context
 
 # Name: (module, class, what it does). Modules are imported on use, so that `interp --help` is instant.
 COMMANDS = {
     "demo": ("interp.demo", "Demo", "the whole way on a packaged model: cache, train, describe, heads, circuit, app"),
     "cache": ("interp.stages.cache", "Cache", "activations of sites, written to disk"),
-    "train": ("interp.stages.train", "Train", "a dictionary on cached activations"),
-    "eval": ("interp.stages.evaluate", "Evaluate", "FVU, L0, CE recovered, KL of a dictionary on held-out tokens"),
+    "train": ("interp.stages.train", "Train", "dictionaries on cached or streamed activations, a grid of them together"),
+    "eval": ("interp.stages.evaluate", "Evaluate", "FVU, L0, CE recovered, KL of dictionaries on held-out tokens"),
     "describe": ("interp.stages.describe", "Describe", "statistics, examples, logits and neighbours of every latent"),
     "heads": ("interp.stages.heads", "Heads", "scores and patterns of every attention head"),
     "circuit": ("interp.stages.circuit", "Circuit", "which heads and MLPs carry a task, and how faithfully"),
@@ -70,11 +75,42 @@ def _run(name: str, arguments: list[str]) -> int:
     # A stage sees SIGTERM as an interruption, which its context managers and checkpoints already know how to survive.
     signal.signal(signal.SIGTERM, _interrupt)
     module, kind, _ = COMMANDS[name]
-    command, ctx = _parse(name, getattr(importlib.import_module(module), kind), arguments)
-    result = _execute(command, ctx)
-    if result is not None:
+    members, ctx = _members(name, getattr(importlib.import_module(module), kind), arguments)
+    for result in _execute(members, ctx):
         _print(result, ctx.json)
     return 0
+
+
+def _members(name: str, kind: type, arguments: list[str]) -> tuple[list[tuple[str, Any]], Any]:
+    """The commands of one line with the line of each, several where an option has several values, and the context they share."""
+    from interp.grid import product
+    from interp.stages.base import Context
+
+    shared = {"plan", "json", "root", "device"}
+    lines = product(arguments, _switches(kind) | _switches(Context)) if hasattr(kind, "work_all") else [arguments]
+    parsed = [_parse(name, kind, line) for line in lines]
+    alone = [shlex.join(["interp", name, *_without(line, shared, _switches(Context))]) for line in lines]
+    return list(zip(alone, (command for command, _ in parsed), strict=True)), parsed[0][1]
+
+
+def _switches(kind: type) -> frozenset[str]:
+    """Options without a value."""
+    names = [f.name.replace("_", "-") for f in dataclasses.fields(kind) if f.type in (bool, "bool")]
+    return frozenset(f"--{prefix}{name}" for name in names for prefix in ("", "no-"))
+
+
+def _without(line: list[str], names: set[str], switches: frozenset[str]) -> list[str]:
+    """A command line less the options that no result depends on."""
+    kept, skip = [], False
+    for word in line:
+        name = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and name.removeprefix("no-") in names:
+            skip = word not in switches and "=" not in word
+        elif skip:
+            skip = False
+        else:
+            kept.append(word)
+    return kept
 
 
 def _parse(name: str, kind: type, arguments: list[str]) -> tuple[Any, Any]:
@@ -83,23 +119,61 @@ def _parse(name: str, kind: type, arguments: list[str]) -> tuple[Any, Any]:
 
     from interp.stages.base import Context
 
-    fields = [("command", kind), ("context", Context, dataclasses.field(default_factory=Context))]
-    line = dataclasses.make_dataclass("Line", fields)
-    line.__doc__ = kind.__doc__
+    arguments, narrow = _narrowed(kind, arguments)
+    line = dataclasses.make_dataclass("Line", [("command", narrow), ("context", Context, dataclasses.field(default_factory=Context))])
+    line.__doc__ = "\n\n".join([kind.__doc__ or "", *(f"--{field} NAME: {', '.join(names)}." for field, names in _menu(kind).items())])
     parsed = tyro.cli(line, prog=f"interp {name}", args=arguments, config=(tyro.conf.OmitArgPrefixes,))
-    return parsed.command, parsed.context
+    return kind(**{f.name: getattr(parsed.command, f.name) for f in dataclasses.fields(kind)}), parsed.context
 
 
-def _execute(command: Any, ctx: Any) -> dict[str, Any] | None:
-    if not hasattr(command, "work"):
-        return command(ctx)
-    from interp.stages.base import execute
+def _narrowed(kind: type, arguments: list[str]) -> tuple[list[str], type]:
+    """For a field that chooses among dataclasses, `--architecture JumpRelu` makes that one's options those of the command.
 
-    run = execute(command, ctx)
-    if run is None:
-        return None
-    print("".join(f"next: {text.format(run=run.id)}\n" for text in NEXT.get(command.NAME, ())), end="", file=sys.stderr)
-    return {"run": run.id, **json.loads(run.file("summary.json").read_text())}
+    Returns the other arguments, and the kind with the chosen member in place of the union, for the parser alone.
+    """
+    rest, fields = list(arguments), {}
+    for name, members in _menu(kind).items():
+        default = next(f.default_factory for f in dataclasses.fields(kind) if f.name == name)
+        chosen: Any = default
+        while f"--{name}" in rest:
+            place = rest.index(f"--{name}")
+            wanted = rest[place + 1] if place + 1 < len(rest) else ""
+            chosen = next((member for key, member in members.items() if _plain(key) == _plain(wanted)), None)
+            if chosen is None:
+                raise InputError(f"--{name} {wanted} is unknown; choose one of {', '.join(members)}")
+            del rest[place : place + 2]
+        fields[name] = chosen
+    if not fields:
+        return rest, kind
+    body = {"__annotations__": fields, "__doc__": kind.__doc__, **{n: dataclasses.field(default_factory=m) for n, m in fields.items()}}
+    return rest, dataclasses.dataclass(frozen=True)(type(kind.__name__, (kind,), body))
+
+
+def _menu(kind: type) -> dict[str, dict[str, type]]:
+    """Fields whose type is a union of dataclasses, each with its members by name."""
+    members = {name: get_args(hint) for name, hint in get_type_hints(kind).items()}
+    choices = {name: found for name, found in members.items() if len(found) > 1 and all(map(dataclasses.is_dataclass, found))}
+    return {name: {member.__name__: member for member in found} for name, found in choices.items()}
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _execute(members: list[tuple[str, Any]], ctx: "Context") -> Iterator[dict[str, Any]]:
+    """Run what was asked for; one result for each member."""
+    first = members[0][1]
+    if not hasattr(first, "work"):
+        result = first(ctx)
+        if result is not None:
+            yield result
+        return
+    from interp.stages.base import execute_all
+
+    found = execute_all([command for _, command in members], ctx, [line for line, _ in members]) or []
+    for run in found:
+        print("".join(f"next: {text.format(run=run.id)}\n" for text in NEXT.get(first.NAME, ())), end="", file=sys.stderr)
+        yield {"run": run.id, **json.loads(run.file("summary.json").read_text())}
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -152,8 +153,8 @@ def list_runs(root: Path, stage: str | None = None) -> list[Run]:
 
 
 @contextlib.contextmanager
-def draft(root: Path, stage: str, config: dict[str, Any], parents: dict[str, str]) -> Iterator[Draft]:
-    """Begin or resume the folder of that work. Raises InputError when another process holds it."""
+def draft(root: Path, stage: str, config: dict[str, Any], parents: dict[str, str], command: str | None = None) -> Iterator[Draft]:
+    """Begin or resume the folder of that work, made by `command` (the one that runs). Raises InputError when another process holds it."""
     path = root / f"{run_id(stage, config, parents)}.part"
     path.mkdir(parents=True, exist_ok=True)
     with (path / ".lock").open("w") as lock:
@@ -163,9 +164,8 @@ def draft(root: Path, stage: str, config: dict[str, Any], parents: dict[str, str
             raise InputError(f"another process is working on {path.name}; wait for it or stop it first") from None
         work = Draft(path)
         if not (path / CONFIG).exists():
-            work.write_json(
-                CONFIG, {"schema": SCHEMA, "stage": stage, "parents": parents, "config": config, "provenance": _provenance(root, parents)}
-            )
+            head = {"schema": SCHEMA, "stage": stage, "parents": parents, "config": config}
+            work.write_json(CONFIG, {**head, "provenance": _provenance(root, parents, command)})
         yield work
 
 
@@ -204,12 +204,12 @@ def _command(path: Path) -> str:
     return "`interp --help` lists the commands"
 
 
-def _provenance(root: Path, parents: dict[str, str]) -> dict[str, Any]:
+def _provenance(root: Path, parents: dict[str, str], command: str | None) -> dict[str, Any]:
     from importlib.metadata import version
 
     arguments = sys.argv[1:] if Path(sys.argv[0]).stem in ("interp", "__main__", "cli") else []
     return {
-        "command": " ".join(["interp", *arguments]),
+        "command": command or shlex.join(["interp", *arguments]),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("interp-workbench", "torch", "transformers", "transformer-lens")},
         "parents": {name: sha256(root / run / MANIFEST) for name, run in parents.items()},

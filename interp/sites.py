@@ -1,6 +1,7 @@
 """Where in the model: `Site` (an activation) and `Node` (a part of one), printed and parsed one way."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -48,6 +49,16 @@ class Site:
         if not sites:
             raise InputError("no site was given; write for example --sites 10.resid_post,20.resid_post")
         return sites
+
+    @staticmethod
+    def parse_joined(text: str) -> "tuple[Site, ...]":
+        """Sites side by side, `5.resid_post+10.resid_post`, in that order: what a crosscoder reads."""
+        return tuple(Site.parse(part) for part in text.split("+"))
+
+
+def joined(sites: Iterable[Site]) -> str:
+    """What `Site.parse_joined` reads back."""
+    return "+".join(map(str, sites))
 
 
 @dataclass(frozen=True, order=True)

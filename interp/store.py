@@ -1,5 +1,7 @@
 """The activation store: read side of a cache run, and the token order of training.
 
+A run made with `--no-stored` holds tokens only; its activations are computed by the model whenever they are read.
+
 Layout (see data/README.md): `tokens.safetensors` {tokens, doc_of int32 [n_seq, context]}, and for each site
 `acts/<site>/<shard>.safetensors` {acts [seqs, context, width], norms float32 [seqs, context]}, all shards of `shard_sequences` sequences.
 """
@@ -7,7 +9,7 @@ Layout (see data/README.md): `tokens.safetensors` {tokens, doc_of int32 [n_seq, 
 import bisect
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from jaxtyping import Bool, Float, Int
 from safetensors import safe_open
 from torch import Tensor
 
-from interp.runs import Run
+from interp.hooks import record
+from interp.models import Model, load
+from interp.runs import Run, read_json
 from interp.sites import Site
 from saes.errors import InputError
 
@@ -31,19 +35,32 @@ def shard_name(site: Site, index: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """Activations of a finished cache run, memory-mapped."""
+    """Activations of a finished cache run, memory-mapped; or computed, where the run did not store them."""
 
     run: Run
+    device: str = "auto"
+    """Where the model runs that computes what is not stored."""
 
     @staticmethod
-    def open(run: Run, *sites: Site) -> "Store":
+    def open(run: Run, *sites: Site, device: str = "auto") -> "Store":
         """Open for the sites (all without any), checking the sha256 of every file that will be read; raises InputError."""
-        store = Store(run)
+        store = Store(run, device)
         for site in sites:
             if site not in store.sites:
                 raise InputError(f"{run.id} holds no {site}; it holds {', '.join(map(str, store.sites))}")
-        run.verify("tokens.safetensors", *(shard_name(s, i) for s in sites or store.sites for i in range(store.n_shards)))
+        shards = [shard_name(s, i) for s in sites or store.sites for i in range(store.n_shards)] if store.stored else []
+        run.verify("tokens.safetensors", *shards)
         return store
+
+    @functools.cached_property
+    def stored(self) -> bool:
+        """Whether activations lie on the disk."""
+        return bool(self.run.config["config"]["stored"])
+
+    @functools.cached_property
+    def model(self) -> Model:
+        """The model that the tokens are for, in the type that activations are in."""
+        return load(self.run.config["config"]["model"], self.run.config["config"]["dtype"], self.device)
 
     @functools.cached_property
     def config(self) -> dict[str, object]:
@@ -81,10 +98,21 @@ class Store:
 
     def width(self, site: Site) -> int:
         """Numbers per token."""
-        return self._shards(site)[0][0].shape[-1]
+        return self._shards(site)[0][0].shape[-1] if self.stored else self.model.width(site)
 
-    def sequences(self, site: Site, start: int, stop: int) -> Float[Tensor, "seq context width"]:
-        """Activations of sequences start to stop, in the stored dtype."""
+    def sequences(self, sites: Sequence[Site], start: int, stop: int) -> Float[Tensor, "seq context width"]:
+        """Activations of sequences start to stop, in the stored dtype, several sites side by side."""
+        if self.stored:
+            return torch.cat([self._stored(site, start, stop) for site in sites], -1)
+        found = self.computed(sites, np.arange(start, stop))
+        return torch.cat([found[site] for site in sites], -1)
+
+    def computed(self, sites: Sequence[Site], sequences: Int[np.ndarray, " seq"]) -> dict[Site, Float[Tensor, "seq context width"]]:
+        """Activations of some sequences, from the model."""
+        found = record(self.model, torch.from_numpy(self.tokens[sequences]).long(), sites)
+        return {site: activation.flatten(2) for site, activation in found.items()}
+
+    def _stored(self, site: Site, start: int, stop: int) -> Tensor:
         shards, starts = self._shards(site)
         parts = []
         for index in range(bisect.bisect_right(starts, start) - 1, len(shards)):
@@ -113,26 +141,34 @@ class Store:
         return torch.cat([read_tensor(path, "norms") for path in files])
 
     @functools.cached_property
-    def _masks(self) -> dict[Site, dict[str, Bool[Tensor, "seq context"]]]:
-        return {}
+    def medians(self) -> dict[Site, float]:
+        """Median norm of the text tokens at each site, from all of them or, where nothing is stored, from a sample."""
+        summary = read_json(self.run.file("summary.json"))
+        return {site: summary[f"median_norm_{site}"] for site in self.sites}
 
-    def excluded(self, site: Site) -> dict[str, Bool[Tensor, "seq context"]]:
-        """Masks of what is left out, by reason: bos, padding, outlier (norm over 10 times the median of the text tokens)."""
-        if site not in self._masks:
-            text = torch.from_numpy(self.doc_of >= 0)
-            first = torch.zeros_like(text)
-            first[:, 0] = True
-            norms = self.norms(site)
-            self._masks[site] = {"bos": ~text & first, "padding": ~text & ~first, "outlier": outliers(norms, text)}
-        return self._masks[site]
+    @functools.cached_property
+    def excluded(self) -> dict[str, Bool[Tensor, "seq context"]]:
+        """Masks of what is left out, by reason: bos, padding, outlier (at any site a norm over 10 times the median of the text tokens).
 
-    def keep(self, site: Site) -> Bool[Tensor, "seq context"]:
+        One mask for all sites, so that transcoders, crosscoders and grids read the same tokens everywhere. Outliers that are not stored are
+        known only once they are computed.
+        """
+        text = torch.from_numpy(self.doc_of >= 0)
+        first = torch.zeros_like(text)
+        first[:, 0] = True
+        giant = torch.zeros_like(text)
+        for site in self.sites if self.stored else ():
+            giant |= outliers(self.norms(site), text)
+        return {"bos": ~text & first, "padding": ~text & ~first, "outlier": giant}
+
+    @property
+    def keep(self) -> Bool[Tensor, "seq context"]:
         """Tokens that count: neither BOS nor padding nor outlier."""
-        return ~torch.stack(list(self.excluded(site).values())).any(0)
+        return ~torch.stack(list(self.excluded.values())).any(0)
 
-    def order(self, site: Site, seed: int, part: str = "train") -> "Order":
+    def order(self, seed: int, part: str = "train") -> "Order":
         """The shuffled order of the kept tokens of a part, `train` or `held_out`."""
-        keep = self.keep(site)
+        keep = self.keep
         keep[: self.n_train] &= part == "train"
         keep[self.n_train :] &= part == "held_out"
         return Order(np.flatnonzero(keep.numpy()), seed)

@@ -1,7 +1,7 @@
 """What everything downstream relies on: the `Dictionary` protocol, the `Batch` that a loss reads and the `Losses` that it returns."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,8 +26,8 @@ class Losses:
     """The terms of a loss by name, each with its coefficient, and what is reported beside them."""
 
     terms: dict[str, Float[Tensor, ""]]
-    fired: Bool[Tensor, " d_dict"]
-    """Latents that were active on some token of the batch."""
+    active: Float[Tensor, " d_dict"]
+    """Tokens of the batch on which each latent is active."""
     metrics: dict[str, Float[Tensor, ""]]
     """Detached means over the tokens of the batch, such as `fvu` and `l0`."""
 
@@ -49,3 +49,26 @@ class Dictionary(Protocol):
     def decode(self, code: Float[Tensor, "*batch d_dict"]) -> Float[Tensor, "*batch d_out"]: ...
 
     def directions(self) -> Float[Tensor, "d_dict d_out"]: ...
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """What an architecture is: a frozen dataclass that builds a dictionary, says what it loses, and finishes it."""
+
+    @property
+    def k(self) -> int: ...
+
+    def build(
+        self, d_in: int, d_out: int, d_dict: int, *, seed: int = 0, transcoder: bool = False, skip: bool = False, parts: int = 1
+    ) -> Any: ...
+
+    def loss(self, dictionary: Any, batch: Batch) -> Losses: ...
+
+    def finish(self, dictionary: Any, x: Float[Tensor, "tokens d_in"]) -> None: ...
+
+
+@runtime_checkable
+class StartsFromData(Protocol):
+    """An architecture whose dictionaries start from a sample of normalised inputs."""
+
+    def start(self, dictionary: Any, x: Float[Tensor, "tokens d_in"]) -> None: ...

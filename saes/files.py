@@ -16,13 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saes.activations import ACTIVATIONS
+from saes.architectures import MODULES, Module
 from saes.checkpoint import aside
 from saes.errors import InputError
-from saes.normalise import Normalisation, fold
-from saes.sparse import SparseDictionary
+from saes.normalise import Normalisation
 
-SCHEMA = 1
+SCHEMA = 2
 JSON, WEIGHTS, SAMPLE = "dictionary.json", "weights.safetensors", "sample.safetensors"
 TOLERANCE = 1e-5
 
@@ -42,10 +41,10 @@ class Check:
         return self.max_difference <= TOLERANCE and self.tokens_with_other_winners <= 0.05 * self.tokens
 
 
-def save(dictionary: SparseDictionary, folder: Path, *, normalisation: Normalisation, metadata: dict[str, Any]) -> Check:
+def save(dictionary: Module, folder: Path, *, normalisation: Normalisation, metadata: dict[str, Any]) -> Check:
     """Write the dictionary for raw activations; raises InputError when what was written is not what was trained."""
     folder.mkdir(parents=True, exist_ok=True)
-    folded = fold(dictionary, normalisation)
+    folded = dictionary.folded(normalisation)
     _write_tensors(folder / WEIGHTS, {name: value.float() for name, value in folded.state_dict().items()})
     x = normalisation.sample
     code, y = _exactly(dictionary, normalisation.x(x.double()))
@@ -58,16 +57,12 @@ def save(dictionary: SparseDictionary, folder: Path, *, normalisation: Normalisa
     return check
 
 
-def load(folder: Path, device: str = "cpu") -> SparseDictionary:
+def load(folder: Path, device: str = "cpu") -> Module:
     """The dictionary of a folder, in float32, for raw activations; raises InputError when the folder is not whole."""
     description = describe(folder)
-    activation = description["activation"]
-    if activation["kind"] not in ACTIVATIONS:
-        raise InputError(f"{folder} uses the activation {activation['kind']!r}; this version knows {', '.join(ACTIVATIONS)}")
-    kind = ACTIVATIONS[activation["kind"]]
-    choose = kind(**{name: value for name, value in activation.items() if name != "kind"})
-    d_in, d_out, d_dict = (description[name] for name in ("d_in", "d_out", "d_dict"))
-    dictionary = SparseDictionary(d_in, d_out, d_dict, choose, centred=description["centred"], skip=description["skip"])
+    if description["module"] not in MODULES:
+        raise InputError(f"{folder} holds a {description['module']!r}; this version knows {', '.join(MODULES)}")
+    dictionary = MODULES[description["module"]].of_settings(description["settings"])
     try:
         dictionary.load_state_dict(_read_tensors(folder / WEIGHTS))
     except RuntimeError as error:
@@ -96,24 +91,24 @@ def verify(folder: Path) -> Check:
 
 
 @torch.no_grad()
-def _exactly(dictionary: SparseDictionary, x: Float[Tensor, "rows d_in"]) -> tuple[Tensor, Tensor]:
+def _exactly(dictionary: Module, x: Float[Tensor, "rows d_in"]) -> tuple[Tensor, Tensor]:
     """Dense code and output in float64 on the CPU."""
     exact, x = copy.deepcopy(dictionary).cpu().double(), x.cpu()
     return exact.encode(x), exact(x)
 
 
-def _describe(dictionary: SparseDictionary, normalisation: Normalisation) -> dict[str, Any]:
+def _describe(dictionary: Module, normalisation: Normalisation) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        "d_in": dictionary.d_in,
-        "d_out": dictionary.d_out,
-        "d_dict": dictionary.d_dict,
-        "centred": dictionary.centred,
-        "skip": dictionary.W_skip is not None,
-        "activation": {"kind": type(dictionary.activation).__name__, **dataclasses.asdict(dictionary.activation)},
-        # Already folded into the weights: kept to tell how raw and trained units relate.
-        "folded": {"scale_x": normalisation.scale_x, "scale_y": normalisation.scale_y, "variance": normalisation.variance},
+        "module": type(dictionary).__name__,
+        "settings": dictionary.settings(),
+        # Already folded into the weights: kept to tell how raw and trained units relate, one scale for each stretch of equal ones.
+        "folded": {"scale_x": _stretches(normalisation.scale_x), "scale_y": _stretches(normalisation.scale_y)},
     }
+
+
+def _stretches(scale: Tensor) -> list[float]:
+    return [float(value) for value in scale.unique_consecutive()]
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

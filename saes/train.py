@@ -1,12 +1,13 @@
-"""`fit`: the one training loop. It knows batches and a loss, nothing of models or activations.
+"""`fit`: the one training loop, for one module or for many that share their batches. It knows batches and losses, nothing of models.
 
-On the CPU a training resumed from a checkpoint is the same bits as one never stopped (same number of threads). The step never waits for the
-device: metrics add up there and are read once a row.
+On the CPU a training resumed from a checkpoint is the same bits as one never stopped, and a member of a group is the same bits as it would
+be alone (same number of threads): members share what they read and nothing else. The step never waits for the device: metrics add up there
+and are read once a row.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from saes.errors import InputError
 from saes.schedule import FitConfig
 
 Loss = Callable[[Any, Batch], Losses]
+Batches = Iterable[tuple[Tensor, Tensor]]
+# A latent active on more than a tenth of the tokens is called dense.
+DENSE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +31,8 @@ class Row:
     step: int
     tokens: int
     metrics: dict[str, float]
-    """Means over tokens of loss, fvu, l0, aux_loss and what else the loss reports; over steps of grad_norm; dead_share and lr of this
-    step."""
+    """Means over tokens of loss, fvu, l0, aux_loss and what else the loss reports; over steps of grad_norm; dead_share and lr of this step;
+    dense_share of the tokens of the row."""
     _training: "_Training" = dataclasses.field(repr=False, compare=False)
 
     def checkpoint(self) -> Checkpoint:
@@ -37,46 +41,68 @@ class Row:
         return self._training.checkpoint()
 
 
-def fit(
-    module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss, cfg: FitConfig, *, resume: Checkpoint | None = None
-) -> Iterator[Row]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+    """One of several trainings that run together."""
+
+    module: nn.Module
+    batches: Callable[[int], Batches]
+    """Normalised (x, y) from a step on. Members that share what they read keep it between them."""
+    loss: Loss
+    cfg: FitConfig
+    resume: Checkpoint | None = None
+
+
+def fit(module: nn.Module, batches: Batches, loss: Loss, cfg: FitConfig, *, resume: Checkpoint | None = None) -> Iterator[Row]:
     """Train `module` in place, one row every `log_every` steps and one at the end.
 
     `batches` gives normalised (x, y), and with `resume` begins where the checkpoint was taken. `loss(module, batch)` is an architecture's.
     Raises InputError when the batches end early, the loss is no longer finite, or the checkpoint is of another training.
     """
-    training = _Training(module, loss, cfg)
-    if resume is not None:
-        training.restore(resume)
-    source = iter(batches)
-    while training.step < cfg.steps:
-        try:
-            x, y = next(source)
-        except StopIteration:
-            raise InputError(f"the batches ended after {training.step} of {cfg.steps} steps; give more, or ask for fewer steps") from None
-        training.advance(x, y)
-        if training.step % cfg.log_every == 0 or training.step == cfg.steps:
-            yield training.row()
+    return (row for _, row in fit_together([Member(module, lambda step: batches, loss, cfg, resume)]))
+
+
+def fit_together(members: Sequence[Member]) -> Iterator[tuple[int, Row]]:
+    """Train several modules in place, step by step together; rows come with the number of their member.
+
+    Members that were resumed from different steps wait for those behind, so that all read the same batch. Raises what `fit` raises.
+    """
+    trainings = [_Training(member) for member in members]
+    while pending := [training for training in trainings if training.step < training.cfg.steps]:
+        behind = min(training.step for training in pending)
+        for number, training in enumerate(trainings):
+            if training.step != behind or training.step >= training.cfg.steps:
+                continue
+            training.advance()
+            if training.step % training.cfg.log_every == 0 or training.step == training.cfg.steps:
+                yield number, training.row()
 
 
 class _Training:
     """The state between two steps, and the step."""
 
-    def __init__(self, module: nn.Module, loss: Loss, cfg: FitConfig) -> None:
-        _check(module)
-        self.module, self.loss, self.cfg = module, loss, cfg
-        self.d_dict: int = module.d_dict  # pyright: ignore[reportAttributeAccessIssue]
-        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    def __init__(self, member: Member) -> None:
+        self.module, self.loss, self.cfg = member.module, member.loss, member.cfg
+        _check(self.module)
+        self.d_dict: int = self.module.d_dict  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
+        self.parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         fused = self.device.type in ("cpu", "cuda")
-        self.adam = torch.optim.Adam(list(self.parameters.values()), betas=cfg.betas, eps=cfg.eps, fused=fused)
+        self.adam = torch.optim.Adam(list(self.parameters.values()), betas=self.cfg.betas, eps=self.cfg.eps, fused=fused)
         self.silent = torch.zeros(self.d_dict, dtype=torch.long, device=self.device)
-        self.generator = torch.Generator(self.device).manual_seed(cfg.seed)
+        self.generator = torch.Generator(self.device).manual_seed(self.cfg.seed)
         self.step = self.tokens = 0
         self._clear()
+        if member.resume is not None:
+            self.restore(member.resume)
+        self.batches = iter(member.batches(self.step))
 
-    def advance(self, x: Tensor, y: Tensor) -> None:
+    def advance(self) -> None:
         """One step of the optimiser."""
+        try:
+            x, y = next(self.batches)
+        except StopIteration:
+            raise InputError(f"the batches ended after {self.step} of {self.cfg.steps} steps; give more, or ask for fewer steps") from None
         # A latent is dead when it has been silent so long *after* this batch: the loss takes out those that fire in it.
         dead = self.silent + len(x) >= self.cfg.dead_tokens()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.precision == "bfloat16"):
@@ -89,19 +115,20 @@ class _Training:
         for group in self.adam.param_groups:
             group["lr"] = self.lr
         self.adam.step()
-        self.silent = torch.where(losses.fired, 0, self.silent + len(x))
+        self.silent = torch.where(losses.active > 0, 0, self.silent + len(x))
         self.step, self.tokens = self.step + 1, self.tokens + len(x)
-        self._add(len(x), {**losses.metrics, "loss": total.detach()}, norm)
+        self._add(len(x), {**losses.metrics, "loss": total.detach()}, norm, losses.active)
 
-    def _add(self, n_tokens: int, metrics: dict[str, Tensor], norm: Tensor) -> None:
+    def _add(self, n_tokens: int, metrics: dict[str, Tensor], norm: Tensor, active: Tensor) -> None:
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0) + value.double() * n_tokens
-        self.norms = self.norms + norm.double()
+        self.norms, self.active = self.norms + norm.double(), self.active + active
         self.row_steps, self.row_tokens = self.row_steps + 1, self.row_tokens + n_tokens
 
     def _clear(self) -> None:
         self.sums: dict[str, Tensor | int] = {}
         self.norms = torch.zeros((), dtype=torch.double, device=self.device)
+        self.active = torch.zeros(self.d_dict, device=self.device)
         self.row_steps = self.row_tokens = 0
 
     def row(self) -> Row:
@@ -109,6 +136,7 @@ class _Training:
         metrics = {name: float(value) / self.row_tokens for name, value in self.sums.items()}
         metrics["grad_norm"] = float(self.norms) / self.row_steps
         metrics["dead_share"] = float((self.silent >= self.cfg.dead_tokens()).double().mean())
+        metrics["dense_share"] = float((self.active > DENSE * self.row_tokens).double().mean())
         metrics["lr"] = self.lr
         if not math.isfinite(metrics["loss"]):
             raise InputError(

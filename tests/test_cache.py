@@ -39,13 +39,13 @@ def test_shards_hold_what_the_model_computes(run: Run, tiny_llama: Path):
     store = Store.open(run)
     tokens = torch.from_numpy(store.tokens[5:9]).long()
     for site, activation in record(load(str(tiny_llama)), tokens, SITES).items():
-        assert torch.allclose(store.sequences(site, 5, 9), activation.flatten(2), atol=1e-6)
+        assert torch.allclose(store.sequences([site], 5, 9), activation.flatten(2), atol=1e-6)
 
 
 def test_rows_by_flat_position_come_in_the_order_asked(run: Run):
     store = Store.open(run)
     flat = np.random.default_rng(0).permutation(store.n_seq * store.context)[:300]
-    whole = store.sequences(SITES[1], 0, store.n_seq).flatten(0, 1)
+    whole = store.sequences([SITES[1]], 0, store.n_seq).flatten(0, 1)
     assert torch.equal(store.rows(SITES[1], flat), whole[torch.from_numpy(flat)])
 
 
@@ -62,7 +62,7 @@ def test_every_sequence_begins_with_bos_and_documents_are_where_the_table_says(r
 def test_the_chosen_dtype_is_what_is_stored(tmp_path: Path, tiny_llama: Path, corpus_file: Path, dtype: str):
     done = execute(stage(tiny_llama, corpus_file, dtype=dtype, tokens=512), Context(tmp_path))
     assert done is not None
-    assert str(Store.open(done).sequences(SITES[0], 0, 1).dtype) == f"torch.{dtype}"
+    assert str(Store.open(done).sequences([SITES[0]], 0, 1).dtype) == f"torch.{dtype}"
 
 
 def test_the_same_work_is_found_and_not_repeated(run: Run, tiny_llama: Path, corpus_file: Path):
@@ -73,32 +73,32 @@ def test_the_same_work_is_found_and_not_repeated(run: Run, tiny_llama: Path, cor
 
 def test_bos_padding_and_outliers_are_left_out_and_counted(run: Run):
     store = Store.open(run)
-    out = store.excluded(SITES[1])
+    out = store.excluded
     assert int(out["bos"].sum()) == store.n_seq
-    norms = store.norms(SITES[1])
     text = torch.from_numpy(store.doc_of >= 0)
-    assert torch.equal(out["outlier"], text & (norms > 10 * norms[text].median()))
-    pool = store.order(SITES[1], 0).pool
-    assert len(pool) == int(store.keep(SITES[1])[: store.n_train].sum())
-    assert not store.excluded(SITES[1])["bos"].flatten()[torch.from_numpy(pool)].any()
+    giants = [store.norms(site) > 10 * store.norms(site)[text].median() for site in store.sites]
+    assert torch.equal(out["outlier"], text & torch.stack(giants).any(0)), "a token that is an outlier anywhere is left out everywhere"
+    pool = store.order(0).pool
+    assert len(pool) == int(store.keep[: store.n_train].sum())
+    assert not store.excluded["bos"].flatten()[torch.from_numpy(pool)].any()
 
 
 def test_the_order_is_a_permutation_each_epoch_and_a_function_of_seed_and_step(run: Run):
     store = Store.open(run)
-    order = store.order(SITES[1], seed=3)
+    order = store.order(seed=3)
     n = len(order.pool)
     steps = [order.rows(step, 100) for step in range(2 * n // 100 + 1)]
     flat = np.concatenate(steps)
     assert sorted(flat[:n]) == sorted(flat[n : 2 * n]) == sorted(order.pool)
     assert not np.array_equal(flat[:n], flat[n : 2 * n])
-    fresh = store.order(SITES[1], seed=3)
+    fresh = store.order(seed=3)
     assert all(np.array_equal(fresh.rows(step, 100), steps[step]) for step in (7, 0, len(steps) - 1))
-    assert not np.array_equal(store.order(SITES[1], seed=4).rows(0, 100), steps[0])
+    assert not np.array_equal(store.order(seed=4).rows(0, 100), steps[0])
 
 
 def test_held_out_tokens_are_never_trained_on(run: Run):
     store = Store.open(run)
-    train, held_out = (set(store.order(SITES[1], 0, part).pool) for part in ("train", "held_out"))
+    train, held_out = (set(store.order(0, part).pool) for part in ("train", "held_out"))
     assert train.isdisjoint(held_out)
     assert min(held_out) >= store.n_train * store.context > max(train)
     assert len(held_out) > 0
@@ -106,7 +106,7 @@ def test_held_out_tokens_are_never_trained_on(run: Run):
 
 def test_the_number_of_documents_in_a_batch_is_the_measured_one(run: Run):
     store = Store.open(run)
-    rows = store.order(SITES[1], 0).rows(0, 64)
+    rows = store.order(0).rows(0, 64)
     seen = {int(store.doc_of[row // store.context, row % store.context]) for row in rows}
     assert store.distinct_documents(rows) == len(seen)
 

@@ -72,7 +72,7 @@ def test_the_tables_have_their_schemas(run: Run) -> None:
 
 
 def test_the_run_finds_the_heads_that_copy_and_no_others(run: Run) -> None:
-    """The subject is said twice in the clean prompt only, so its copies hold the logit difference down: all nodes of layer 0 score above 0."""
+    """Said twice in the clean prompt only, the subject's copies hold the logit difference down: nodes of layer 0 score above 0."""
     nodes = {row["node"]: row for row in _rows(run, "nodes.parquet")}
     assert len(nodes) == 2 * 9
     for name, row in nodes.items():

@@ -69,10 +69,10 @@ def described(ctx: Context, cache: Run) -> Described:
     run = execute(Describe(train.id), ctx)
     assert run is not None
     store = Store.open(cache, SITES[2])
-    keep = store.keep(SITES[2]).numpy()
+    keep = store.keep.numpy()
     dictionary = files.load(train.path)
     with torch.no_grad():
-        dense = dictionary.encode(store.sequences(SITES[2], 0, store.n_seq).float()).numpy() * keep[..., None]
+        dense = dictionary.encode(store.sequences([SITES[2]], 0, store.n_seq).float()).numpy() * keep[..., None]
     return Described(ctx, train, run, store, dense.reshape(-1, WIDTH), keep.ravel())
 
 

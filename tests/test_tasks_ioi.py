@@ -16,10 +16,11 @@ BOS = 1
 
 def words(names: tuple[str, ...]) -> PreTrainedTokenizerBase:
     """A tokenizer with one token a word (and its blank), which knows these names as wholes and cuts others into letters."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=5000, special_tokens=["<|eos|>", "<|bos|>"], initial_alphabet=alphabet, show_progress=False)
     known = [f"{template} {word}" for template in TEMPLATES for word in (*PLACES, *OBJECTS)]

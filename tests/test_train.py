@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from interp import runs
 from interp.evals.bootstrap import estimate
-from interp.evals.loss_recovered import loss_recovered
-from interp.evals.reconstruction import reconstruction
+from interp.evals.loss_recovered import Spliced, loss_recovered
+from interp.evals.reconstruction import Accumulator
 from interp.models import load
 from interp.runs import Run
 from interp.sites import Site
@@ -50,7 +50,7 @@ def train(cached: Run, **options: object) -> Run:
 def test_the_saved_dictionary_has_the_reported_fvu_on_raw_activations(cached: Run):
     run = train(cached)
     store = Store.open(cached)
-    x = store.rows(SITE, store.order(SITE, 0).pool).float()
+    x = store.rows(SITE, store.order(0).pool).float()
     dictionary = files.load(run.path)
     fvu = float((x - dictionary(x)).square().sum() / (x - x.mean(0)).square().sum())
     summary = json.loads(run.file("summary.json").read_text())
@@ -67,8 +67,8 @@ def test_the_evaluation_equals_its_literal_twin(cached: Run):
     assert done is not None
     figures = {row["name"]: row for row in pq.read_table(done.file("metrics.parquet")).to_pylist()}
     store, dictionary = Store.open(cached), files.load(run.path)
-    keep = store.keep(SITE)[store.n_train :]
-    x = store.sequences(SITE, store.n_train, store.n_seq)[keep].double()
+    keep = store.keep[store.n_train :]
+    x = store.sequences([SITE], store.n_train, store.n_seq)[keep].double()
     y = dictionary(x.float()).double()
     assert figures["fvu"]["value"] == pytest.approx(float(((x - y) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()), rel=1e-4)
     code = dictionary.encode(x.float())
@@ -93,23 +93,25 @@ def test_the_identity_recovers_everything_and_the_mean_nothing(cached: Run):
     store = Store.open(cached)
     config = cached.config["config"]
     model = load(config["model"], config["dtype"])
-    tokens, keep = torch.from_numpy(store.tokens[:6]).long(), store.keep(SITE)[:6]
-    mean = store.sequences(SITE, 0, 6).flatten(0, 1).mean(0)
-    same = loss_recovered(model, SITE, lambda x: x, mean, [(tokens, keep)]).table()
+    tokens, keep = torch.from_numpy(store.tokens[:6]).long(), store.keep[:6]
+    mean = store.sequences([SITE], 0, 6).flatten(0, 1).mean(0)
+    functions = [Spliced((SITE,), (SITE,), lambda x: x), Spliced((SITE,), (SITE,), lambda x: mean.expand_as(x))]
+    same, constant = (found.table() for found in loss_recovered(model, functions, {SITE: mean}, [(tokens, keep)]))
     assert same["ce_recovered_zero"].value == pytest.approx(1, abs=1e-4)
     assert same["kl"].value == pytest.approx(0, abs=1e-5)
-    constant = loss_recovered(model, SITE, lambda x: mean.expand_as(x), mean, [(tokens, keep)]).table()
     assert constant["ce_recovered_mean"].value == pytest.approx(0, abs=1e-6)
 
 
 def test_a_dictionary_of_the_mean_has_fvu_one(cached: Run):
     store = Store.open(cached)
     dictionary = TopK(k=1).build(32, 32, 8)
-    keep = store.keep(SITE)
+    keep = store.keep
     with torch.no_grad():
         dictionary.W_dec.zero_()
-        dictionary.b_dec.copy_(store.sequences(SITE, 0, store.n_seq)[keep].mean(0))
-        found = reconstruction(dictionary, [(store.sequences(SITE, 0, store.n_seq), keep)]).table()
+        dictionary.b_dec.copy_(store.sequences([SITE], 0, store.n_seq)[keep].mean(0))
+    sums, x = Accumulator(dictionary), store.sequences([SITE], 0, store.n_seq)
+    sums.update(x, x, keep)
+    found = sums.result().table()
     assert found["fvu"].value == pytest.approx(1, abs=1e-5)
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 
+from interp.dictionaries import Trained
 from interp.features.codes import Codes, Entries, Writer
 from interp.progress import bar
-from interp.sites import Site
 from interp.store import Store
-from saes.sparse import SparseDictionary
+from saes.architectures import Module
 
 # Pre-activations of one batch: 128 MB in float32, whatever the width.
 BATCH = 1 << 25
@@ -22,11 +22,17 @@ BATCH = 1 << 25
 class Corpus:
     """A dictionary and the cached sequences that it is described on."""
 
-    store: Store
-    site: Site
-    dictionary: SparseDictionary
+    trained: Trained
     keep: Bool[np.ndarray, "seq context"]
     """Tokens that count."""
+
+    @property
+    def store(self) -> Store:
+        return self.trained.store
+
+    @property
+    def dictionary(self) -> Module:
+        return self.trained.dictionary
 
     @property
     def n_seq(self) -> int:
@@ -62,6 +68,6 @@ class Corpus:
     def entries(self, start: int, stop: int) -> Entries:
         """The codes of the kept tokens of sequences start to stop."""
         kept = self.keep[start:stop]
-        x = self.store.sequences(self.site, start, stop)[torch.from_numpy(kept)]
-        code = self.dictionary.encode_sparse(x.to(self.dictionary.W_enc))
+        x = self.trained.inputs(start, stop)[torch.from_numpy(kept)]
+        code = self.dictionary.encode_sparse(x.to(next(self.dictionary.parameters())))
         return Entries.of(code.values.cpu().numpy(), code.indices.cpu().numpy(), start * self.store.context + np.flatnonzero(kept))

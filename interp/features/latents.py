@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.dictionaries import Trained
 from interp.features import logits, neighbours
 from interp.features.logits import LogitEffects
 from interp.features.neighbours import Neighbours
 from interp.features.stats import DENSE
 from interp.models import Model
-from interp.sites import Site
-from saes.sparse import SparseDictionary
 
 # Nine of ten activations on one token of the vocabulary; a cosine at which two latents write the same.
 ONE_TOKEN, NEAR_DUPLICATE = 0.9, 0.9
@@ -47,13 +46,14 @@ class Geometry:
 
     @staticmethod
     @torch.no_grad()
-    def of(model: Model, site: Site, dictionary: SparseDictionary) -> "Geometry":
-        """Measure a dictionary of the site."""
-        directions, encoder = dictionary.directions(), dictionary.W_enc.T
-        residual = logits.to_residual(model, site, directions)
+    def of(model: Model, trained: Trained) -> "Geometry":
+        """Measure a dictionary. Effects on logits are those at the last of the sites that it writes."""
+        directions = trained.dictionary.directions()
+        last = trained.writes[-1]
+        residual = logits.to_residual(model, last, directions[:, -trained.store.width(last) :])
         return Geometry(
             dec_norm=neighbours.norms(directions),
-            enc_dec_cos=neighbours.cosines(encoder, directions) if encoder.shape == directions.shape else None,
+            enc_dec_cos=neighbours.cosines(trained.dictionary.reads(), directions) if trained.autoencoder else None,
             neighbours=neighbours.nearest(directions),
             effects=None if residual is None else logits.summarise(model, residual),
         )

@@ -1,9 +1,10 @@
 """What every stage is: a frozen dataclass whose fields are its config and its command line, executed into one run folder."""
 
+import contextlib
 import dataclasses
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -42,6 +43,8 @@ class Plan:
     """Peak bytes of memory, model included."""
     seconds: float
     """Expected duration."""
+    shrink: str = ""
+    """What to make smaller where the memory does not suffice."""
 
 
 @runtime_checkable
@@ -69,21 +72,80 @@ class Stage(Protocol):
         ...
 
 
+@runtime_checkable
+class Together(Protocol):
+    """A stage several of which are cheaper together: one reading, one pass of the model. Results are those of each alone."""
+
+    @staticmethod
+    def plan_all(stages: Sequence[Any], ctx: Context) -> Plan:
+        """Estimate the cost of all."""
+        ...
+
+    @staticmethod
+    def work_all(stages: Sequence[Any], drafts: Sequence[Draft], ctx: Context, done: Callable[[Draft], object]) -> None:
+        """Write the files of all; `done` is called with each draft as soon as its files are complete."""
+        ...
+
+
 def execute(stage: Stage, ctx: Context, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)) -> Run | None:
     """Find the run of this work, or plan it and make it. None when only the plan was asked for."""
-    config, parents = resolved(stage, ctx)
-    name = runs.run_id(stage.NAME, config, parents)
-    if (found := runs.find_run(ctx.root, name)) is not None:
+    found = execute_all([stage], ctx, say=say)
+    return None if found is None else found[0]
+
+
+def execute_all(
+    stages: Sequence[Stage],
+    ctx: Context,
+    commands: Sequence[str | None] | None = None,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> list[Run] | None:
+    """Find the runs of all this work, and make those that are missing together. None when only the plan was asked for.
+
+    `commands` are the command lines that would make each alone. Raises InputError for several stages of a kind that works on one at a time.
+    """
+    works = [_Item(stage, command, *resolved(stage, ctx)) for stage, command in zip(stages, commands or [None] * len(stages), strict=True)]
+    todo = {work.id: work for work in works if runs.find_run(ctx.root, work.id) is None}
+    for name in sorted({work.id for work in works} - set(todo)):
         say(f"{name} is there already: nothing to do")
-        return found
-    plan = stage.plan(ctx)
-    show_plan(f"{stage.NAME} → {ctx.root / name}", plan)
-    if ctx.plan:
+    if todo and not _make(list(todo.values()), ctx):
         return None
-    check_disk(ctx.root, plan.disk)
-    with runs.draft(ctx.root, stage.NAME, config, parents) as work:
-        stage.work(work, ctx)
-        return work.seal()
+    return [runs.open_run(ctx.root, work.id) for work in works]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Item:
+    """A stage with its resolved config."""
+
+    stage: Stage
+    command: str | None
+    config: dict[str, Any]
+    parents: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        return runs.run_id(self.stage.NAME, self.config, self.parents)
+
+
+def _make(works: list[_Item], ctx: Context) -> bool:
+    """Plan and do the work; False when only the plan was asked for."""
+    first, stages = works[0].stage, [work.stage for work in works]
+    together = isinstance(first, Together)
+    if len(works) > 1 and not together:
+        raise InputError(f"interp {first.NAME} does one thing at a time: give a single value for each option")
+    plan = first.plan_all(stages, ctx) if together else first.plan(ctx)
+    show_plan("\n".join(f"{work.stage.NAME} → {ctx.root / work.id}" for work in works), plan)
+    check_memory(plan)
+    if ctx.plan:
+        return False
+    check_disk(ctx.root, plan.disk - sum(written_bytes(ctx.root / f"{work.id}.part") for work in works))
+    with contextlib.ExitStack() as stack:
+        drafts = [stack.enter_context(runs.draft(ctx.root, w.stage.NAME, w.config, w.parents, w.command)) for w in works]
+        if together:
+            first.work_all(stages, drafts, ctx, lambda draft: draft.seal())
+        else:
+            first.work(drafts[0], ctx)
+            drafts[0].seal()
+    return True
 
 
 def resolved(stage: Stage, ctx: Context) -> tuple[dict[str, Any], dict[str, str]]:
@@ -91,6 +153,23 @@ def resolved(stage: Stage, ctx: Context) -> tuple[dict[str, Any], dict[str, str]
     fields = {name: value for name, value in to_json(stage).items() if name not in getattr(stage, "FREE", ())}
     parents = {name: runs.open_run(ctx.root, fields.pop(name), kind).id for name, kind in stage.PARENTS.items()}
     return {**fields, **to_json(stage.identity(ctx))}, parents
+
+
+def check_memory(plan: Plan) -> None:
+    """Refuse work that will not fit in what is free, where the system says how much that is."""
+    free = _free_memory()
+    if free is not None and plan.memory > free:
+        less = plan.shrink or "the size of the work"
+        raise InputError(f"this needs {size(plan.memory)} of memory and {size(free)} is free; make smaller: {less}")
+
+
+def _free_memory() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
 
 
 def show_plan(title: str, plan: Plan) -> None:
@@ -109,6 +188,11 @@ def check_disk(root: Path, needed: int) -> None:
         raise InputError(
             f"{root} has {size(free)} free and this needs {size(needed)}; free some space, name another --root, or ask for less"
         )
+
+
+def written_bytes(folder: Path) -> int:
+    """What an interrupted run has on the disk already."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def size(n_bytes: int | float) -> str:

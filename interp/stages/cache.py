@@ -24,6 +24,8 @@ from interp.text.pack import pack
 from interp.text.vocab import vocabulary
 from saes.errors import InputError
 
+# Sequences that the median norm is measured on where nothing is stored.
+_MEDIAN_SEQUENCES = 64
 Sites = Annotated[
     tuple[Site, ...],
     tyro.constructors.PrimitiveConstructorSpec(
@@ -56,6 +58,8 @@ class Cache:
     """Tokens of one forward pass."""
     shard_tokens: int = 32_768
     """Tokens of a shard; a killed run loses at most one."""
+    stored: bool = True
+    """Keep the activations on the disk. With --no-stored only the tokens are kept, and training runs the model alongside."""
     held_out: float = 0.05
     """Share of the sequences, at the end, that training never sees."""
 
@@ -88,15 +92,20 @@ class Cache:
                 "sites": f"{', '.join(map(str, self.sites))} ({size(per_token)} a token)",
                 "tokens": f"{tokens:,} in {self.n_seq:,} sequences of {self.context}; {rate:,.0f} tokens/s by a probe",
             },
-            disk=per_token * tokens + 12 * tokens,
+            disk=(per_token if self.stored else 0) * tokens + 12 * tokens,
             memory=parameters + per_token * self.shard_tokens + 40 * model.d_model * self.batch_tokens + 12 * tokens,
-            seconds=tokens / rate,
+            seconds=(tokens if self.stored else _MEDIAN_SEQUENCES * self.context) / rate,
         )
 
     def work(self, draft: Draft, ctx: Context) -> None:
         started = time.monotonic()
         model = self._load(ctx)
         tokens = self._tokens(draft, model)
+        if not self.stored:
+            sample = _activations(model, tokens[:_MEDIAN_SEQUENCES], self.sites, self._batch())
+            norms = {site: _norms(acts) for site, acts in sample.items()}
+            draft.write_json("summary.json", _summary(draft.path, norms, tokens.numel(), 0.0, time.monotonic() - started))
+            return
         per_shard = max(1, self.shard_tokens // self.context)
         starts = list(range(0, len(tokens), per_shard))
         todo = [i for i in range(len(starts)) if not all((draft.path / shard_name(s, i)).exists() for s in self.sites)]
@@ -107,7 +116,11 @@ class Cache:
                 _write_shard(draft.path, index, _activations(model, rows, self.sites, self._batch(), progress))
         seconds = time.monotonic() - started
         fresh = tokens.numel() - done * self.context
-        draft.write_json("summary.json", _summary(draft.path, self.sites, len(starts), tokens.numel(), fresh / seconds, seconds))
+        norms = {
+            site: torch.cat([read_tensor(draft.path / shard_name(site, index), "norms") for index in range(len(starts))])
+            for site in self.sites
+        }
+        draft.write_json("summary.json", _summary(draft.path, norms, tokens.numel(), fresh / seconds, seconds))
 
     def _batch(self) -> int:
         return max(1, self.batch_tokens // self.context)
@@ -161,7 +174,11 @@ def _write_shard(folder: Path, index: int, activations: dict[Site, Tensor]) -> N
         path = folder / shard_name(site, index)
         path.parent.mkdir(parents=True, exist_ok=True)
         with written(path) as aside:
-            save_file({"acts": acts, "norms": torch.linalg.vector_norm(acts, dim=-1, dtype=torch.float32)}, aside)
+            save_file({"acts": acts, "norms": _norms(acts)}, aside)
+
+
+def _norms(acts: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(acts, dim=-1, dtype=torch.float32)
 
 
 def _probe(model: Model, sites: tuple[Site, ...], batch: int, context: int) -> float:
@@ -173,13 +190,13 @@ def _probe(model: Model, sites: tuple[Site, ...], batch: int, context: int) -> f
     return tokens.numel() / (time.perf_counter() - start)
 
 
-def _summary(folder: Path, sites: tuple[Site, ...], n_shards: int, tokens: int, rate: float, seconds: float) -> dict[str, Any]:
-    """Size, speed and, for each site, the median norm and how many outliers training will leave out."""
+def _summary(folder: Path, norms: dict[Site, Tensor], tokens: int, rate: float, seconds: float) -> dict[str, Any]:
+    """Size, speed and, for each site, the median norm and how many outliers training will leave out of these sequences."""
     figures: dict[str, Any] = {"tokens": tokens, "tokens_per_s": round(rate, 1), "seconds": round(seconds, 1)}
     text_tokens = read_tensor(folder / "tokens.safetensors", "doc_of") >= 0
     figures["bos_and_padding"] = int((~text_tokens).sum())
-    for site in sites:
-        norms = torch.cat([read_tensor(folder / shard_name(site, index), "norms") for index in range(n_shards)])
-        figures[f"median_norm_{site}"] = float(norms[text_tokens].median())
-        figures[f"outliers_{site}"] = int(outliers(norms, text_tokens).sum())
+    for site, values in norms.items():
+        measured = text_tokens[: len(values)]
+        figures[f"median_norm_{site}"] = float(values[measured].median())
+        figures[f"outliers_{site}"] = int(outliers(values, measured).sum())
     return figures

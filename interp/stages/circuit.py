@@ -48,9 +48,8 @@ class Circuit:
     """What the corrupt prompt changes. s2: the second mention of the subject becomes a third name. abc: three fresh names. flip: the second
     mention of the subject becomes the other name."""
     ranking: Ranking = "helping"
-    """Order in which nodes enter a circuit. helping: the lowest score first (ablating it hurts most), so a small circuit may beat
-    the whole model.
-    absolute: the largest |score| first, which also keeps the heads that work against the answer."""
+    """Order in which nodes enter a circuit. helping: the lowest score first (ablating it hurts most), so a small circuit may beat the
+    whole model. absolute: the largest |score| first, which also keeps the heads that work against the answer."""
     bos: bool = True
     """Put the model's BOS token in front of each prompt."""
     random_orders: int = 3

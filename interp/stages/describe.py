@@ -23,20 +23,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp import runs
+from interp.dictionaries import Trained
 from interp.features import examples, histogram, latents, logits, neighbours, stats, windows
 from interp.features.codes import PIECE, Codes, Latent
 from interp.features.corpus import BATCH, Corpus
 from interp.features.examples import Occurrences, Quota
 from interp.features.latents import Geometry
-from interp.models import Model, device_of, load, source
+from interp.models import Model, load, source
 from interp.progress import bar
 from interp.runs import Draft, written
-from interp.sites import Site
+from interp.sites import joined
 from interp.stages.base import Context, Plan
 from interp.stages.cache import write_arrow
-from interp.store import Store
 from interp.tables import canonical
-from saes import files
 from saes.errors import InputError
 
 # Measured on one core, 12.8 million entries in 18,432 and in 65,536 latents: sorting, statistics and examples.
@@ -80,7 +79,7 @@ class Describe:
         n, d_dict, entries = corpus.n_tokens, corpus.dictionary.d_dict, probe.l0 * corpus.n_tokens
         return Plan(
             {
-                "dictionary": f"{self.dictionary}, {d_dict:,} latents on {corpus.site}, {probe.l0:.1f} active a token by a probe",
+                "dictionary": f"{self.dictionary}, {d_dict:,} latents on {joined(corpus.trained.reads)}, {probe.l0:.1f} active a token",
                 "tokens": f"{n:,} in {corpus.n_seq:,} sequences, each encoded once; {probe.tokens_per_s:,.0f} tokens/s by a probe",
                 "scratch": f"{8 * entries / 1e6:,.0f} MB of sparse codes, removed at the end",
             },
@@ -95,7 +94,7 @@ class Describe:
         metadata = self._metadata(ctx, corpus)
         codes = corpus.encode(draft.path / "checkpoint")
         tables, activations = self._describe(draft.path / "examples.parquet", corpus, codes, metadata)
-        geometry = Geometry.of(self._model(ctx), corpus.site, corpus.dictionary)
+        geometry = Geometry.of(self._model(ctx), corpus.trained)
         table = latents.table(tables, geometry, metadata)
         write_arrow(draft.path / "latents.arrow", table)
         _write_weights(draft.path, geometry, activations, metadata)
@@ -103,16 +102,15 @@ class Describe:
         draft.write_json("summary.json", {**latents.summary(table, corpus.n_tokens), **seconds})
 
     def _corpus(self, ctx: Context) -> Corpus:
-        train = runs.open_run(ctx.root, self.dictionary, "train")
-        site = Site.parse(train.config["config"]["site"])
-        store = Store.open(train.parent("store"), site)
+        trained = Trained.open(ctx.root, self.dictionary, ctx.device)
+        store = trained.store
         n_seq = min(store.n_seq, -(-self.tokens // store.context)) if self.tokens else store.n_seq
-        keep = store.keep(site)[:n_seq].numpy()
+        keep = store.keep[:n_seq].numpy()
         if not keep.any():
             raise InputError(
-                f"{store.run.id} has no token to describe {train.id} with: all are BOS, padding or outliers; ask for more --tokens"
+                f"{store.run.id} has no token to describe {trained.run.id} with: all are BOS, padding or outliers; ask for more --tokens"
             )
-        return Corpus(store, site, files.load(train.path).to(device_of(ctx.device)), keep)
+        return Corpus(trained, keep)
 
     def _model(self, ctx: Context) -> Model:
         cache = runs.open_run(ctx.root, self.dictionary, "train").parent("store")
@@ -170,7 +168,8 @@ class _Probe:
         entries, seconds = _timed(lambda: corpus.entries(0, stop))
         some = corpus.dictionary.directions()[:1024]
         _, near = _timed(lambda: neighbours.nearest(some))
-        residual = logits.to_residual(model, corpus.site, some[:64])
+        last = corpus.trained.writes[-1]
+        residual = logits.to_residual(model, last, some[:64, -corpus.store.width(last) :])
         _, effects = _timed(lambda: residual is not None and logits.summarise(model, residual))
         # Each latent is compared with d_dict others instead of the probe's.
         per_latent = effects / len(some[:64]) + near / len(some) * corpus.dictionary.d_dict / len(some)

@@ -1,45 +1,59 @@
-"""`interp train`: a dictionary on cached activations, resumable to the bit."""
+"""`interp train`: dictionaries on activations, many at once, each resumable to the bit.
+
+Options with several values ask for a grid: every combination is a run of its own, the same run as its own command line would make, and
+all of them are trained together on one reading of the activations.
+"""
 
 import contextlib
 import dataclasses
-import json
+import itertools
 import math
+import shutil
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import pyarrow as pa
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 import tyro
 from torch import Tensor
 
 from interp import runs
+from interp.evals.diagnostics import Diagnosis, diagnose
+from interp.feed import CHUNK, Feed, Rows, Streamed, feed
 from interp.models import device_of
 from interp.progress import bar
 from interp.runs import Draft, written
-from interp.sites import Site
-from interp.stages.base import Context, Plan
-from interp.store import Order, Store
+from interp.sites import Site, joined
+from interp.stages.base import Context, Plan, duration, size
+from interp.stages.health import Log, span, thresholds, warnings
+from interp.store import Store
 from saes import checkpoint, files
-from saes.architectures import Architecture, TopK
-from saes.dictionary import Batch
+from saes.architectures import Architecture, Module, TopK
+from saes.dictionary import Batch, Recipe, StartsFromData
 from saes.errors import InputError
 from saes.normalise import Normalisation, measure
 from saes.schedule import FitConfig
-from saes.sparse import SparseDictionary
-from saes.train import Row, fit
+from saes.train import Member, Row, fit_together
 
-# Tokens that centring and scale are measured on.
+# Tokens that centring, scale and thresholds are measured on.
 _SAMPLE = 32_768
+# Bytes a second that a disk gives at the least: what streaming is held against.
+DISK = 5e8
+# What the progress bar shows.
+_SHOWN = ("loss", "fvu", "l0", "dead_share")
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a dictionary on the activations of a cache run."""
+    """Train dictionaries on the activations of a cache run.
+
+    `--architecture NAME` chooses what is trained. Options with several values, `--k 16 32 64`, train every combination together.
+    """
 
     NAME: ClassVar[str] = "train"
     PARENTS: ClassVar[dict[str, str]] = {"store": "cache"}
@@ -49,8 +63,12 @@ class Train:
     """The cache run."""
     architecture: Architecture = dataclasses.field(default_factory=TopK)
     """What is trained."""
-    site: str = ""
-    """Which site of the cache run; the first without one."""
+    site: Annotated[str, tyro.conf.arg(name="sites")] = ""
+    """What is read: a site of the cache run, or several side by side, 5.resid_post+10.resid_post; the first one without it."""
+    write: str = ""
+    """What is written, for transcoders: a site, or a stream such as mlp_out of the layers that are read. The same without it."""
+    skip: bool = False
+    """Give a transcoder a linear skip connection."""
     width: int = 0
     """Latents; 0 takes eight for each input dimension."""
     epochs: float = 3.0
@@ -64,182 +82,324 @@ class Train:
     log_every: int = 10
     """Steps between two rows of metrics."""
     seed: int = 0
-    """Seed of initialisation and token order."""
+    """Seed of the initial weights."""
+    shuffle: int = 0
+    """Seed of the order of tokens."""
     checkpoint_seconds: float = 30.0
     """Seconds between checkpoints: what a killed run loses at most."""
 
     def identity(self, ctx: Context) -> dict[str, Any]:
         store = runs.open_run(ctx.root, self.store, "cache")
-        sites = store.config["config"]["sites"]
-        site = str(Site.parse(self.site)) if self.site else sites[0]
-        if site not in sites:
-            raise InputError(f"{store.id} holds no {site}; it holds {', '.join(sites)}")
-        width = self.width or 8 * Store(store).width(Site.parse(site))
-        return {"site": site, "width": width, "precision": _precision(self.precision, device_of(ctx.device))}
+        available = store.config["config"]["sites"]
+        reads = Site.parse_joined(self.site or available[0])
+        writes = self._writes(reads)
+        for site in reads + writes:
+            if str(site) not in available:
+                raise InputError(f"{store.id} holds no {site}; it holds {', '.join(available)}")
+        if self.skip and reads == writes:
+            raise InputError("--skip is for transcoders: an autoencoder with a skip connection would copy its input; add --write")
+        width = self.width or 8 * sum(Store(store, ctx.device).width(site) for site in reads)
+        precision = _precision(self.precision, device_of(ctx.device))
+        return {"site": joined(reads), "write": joined(writes), "width": width, "precision": precision}
+
+    def _writes(self, reads: tuple[Site, ...]) -> tuple[Site, ...]:
+        if not self.write:
+            return reads
+        if "." in self.write:
+            return Site.parse_joined(self.write)
+        return tuple(Site.parse(f"{site.layer}.{self.write}") for site in reads)
 
     def plan(self, ctx: Context) -> Plan:
-        training = self._prepare(ctx)
-        rate = training.probe()
-        parameters = sum(p.numel() for p in training.dictionary.parameters())
-        sizes = f"{training.dictionary.d_in} → {training.dictionary.d_dict:,} latents, {parameters / 1e6:.1f} M parameters"
-        steps = f"{self.epochs:g} times = {training.fit.steps:,} steps of {self.batch_size:,}; {rate:,.0f} tokens/s by a probe"
-        return Plan(
-            {
-                "dictionary": f"{type(self.architecture).__name__} on {training.site}, {sizes}, products in {training.fit.precision}",
-                "tokens": f"{len(training.order.pool):,} to train on, {steps}",
-                "left out": ", ".join(f"{count:,} {reason}" for reason, count in training.left_out.items()),
-                "mixing": f"a batch mixes {training.documents_per_batch:,.0f} documents",
-            },
-            disk=parameters * 4 * 5,
-            # Weights, gradient and two moments, one checkpoint copy; pre-activations and scores of a batch.
-            memory=parameters * 4 * 7 + self.batch_size * training.dictionary.d_dict * 12,
-            seconds=training.fit.steps * self.batch_size / rate,
-        )
+        return self.plan_all([self], ctx)
 
     def work(self, draft: Draft, ctx: Context) -> None:
-        started = time.monotonic()
-        training = self._prepare(ctx)
-        saved = draft.path / "checkpoint"
-        resume = checkpoint.read(saved) if saved.exists() else None
-        log = _Log.open(draft.path / "progress.jsonl", training.fit.steps, 0 if resume is None else resume.step)
-        rows = fit(
-            training.dictionary, training.batches(0 if resume is None else resume.step), self.architecture.loss, training.fit, resume=resume
+        self.work_all([self], [draft], ctx, lambda draft: None)
+
+    @staticmethod
+    def plan_all(stages: "Sequence[Train]", ctx: Context) -> Plan:
+        """The cost of all of them on one reading."""
+        group = _Group.of(stages, ctx)
+        rate, model_rate = group.probe()
+        steps, parameters = max(t.fit.steps for t in group.trainings), sum(t.parameters for t in group.trainings)
+        tokens, widest = steps * group.batch_size, max(t.fit.batch_size * t.dictionary.d_dict for t in group.trainings)
+        lines = {f"{i + 1}" if len(stages) > 1 else "dictionary": t.describe() for i, t in enumerate(group.trainings)}
+        lines["tokens"] = f"{group.feed.n_tokens:,} to train on, {steps:,} steps of {group.batch_size:,}; {rate:,.0f} tokens/s by a probe"
+        lines["left out"] = ", ".join(f"{count:,} {reason}" for reason, count in group.left_out.items())
+        lines["mixing"] = f"a batch mixes {group.feed.documents_per_batch():,.0f} documents"
+        lines["source"] = group.source(tokens, model_rate)
+        for site, found in group.diagnoses.items():
+            about = (f"|mean| / spread {found.mean_to_spread:.2f}", f"first component {found.top_component:.0%} of the variance")
+            lines[f"at {site}"] = ", ".join((*about, f"{found.effective_dimensions:.0f} effective dimensions", *found.advice()))
+        return Plan(
+            lines,
+            disk=parameters * 4 * 5,
+            # Weights, gradient and two moments, one checkpoint copy; scores of a batch; the rows of a batch, or of a chunk of the stream.
+            memory=parameters * 4 * 7 + widest * 12 + group.feed_bytes,
+            seconds=tokens / rate,
+            shrink="--width, --batch-size, or the number of trainings at once",
         )
-        first = 0 if resume is None else resume.tokens
-        with _stop_requested() as stopped, bar(training.fit.steps * self.batch_size, "tok", "train", first) as progress:
-            last = time.monotonic()
-            for row in rows:
-                log.append(row, (row.tokens - first) / (time.monotonic() - started))
-                progress.set_postfix_str(
-                    " ".join(f"{name} {row.metrics[name]:.4g}" for name in ("loss", "fvu", "l0", "dead_share")), refresh=False
-                )
-                progress.update(row.tokens - progress.n)
-                if stopped or time.monotonic() - last > self.checkpoint_seconds:
-                    checkpoint.write(saved, row.checkpoint())
-                    last = time.monotonic()
-                if stopped:
+
+    @staticmethod
+    def work_all(stages: "Sequence[Train]", drafts: Sequence[Draft], ctx: Context, done: Callable[[Draft], object]) -> None:
+        """Train all of them together; `done` is told of each when its files are written."""
+        group = _Group.of(stages, ctx)
+        todo = [_Work.begin(t, draft, stage) for t, draft, stage in zip(group.trainings, drafts, stages, strict=True)]
+        total = sum(work.training.fit.steps * group.batch_size for work in todo)
+        with _stop_requested() as stopped, bar(total, "tok", "train", sum(work.first for work in todo)) as progress:
+            for number, row in fit_together([work.member() for work in todo]):
+                work = todo[number]
+                sentences = work.take(row, bool(stopped))
+                progress.set_postfix_str(" ".join(f"{n} {span(w.last[n] for w in todo if w.last)}" for n in _SHOWN), refresh=False)
+                progress.update(sum(w.tokens for w in todo) - progress.n)
+                for sentence in sentences:
+                    progress.write(f"{work.draft.id}: {sentence}", file=sys.stderr)
+                if row.step == work.training.fit.steps:
+                    work.finish(group)
+                    done(work.draft)
+                elif stopped and all(w.stopped or w.done for w in todo):
                     raise KeyboardInterrupt
-        self._finish(draft, training, log, started, first)
-
-    def _finish(self, draft: Draft, training: "_Training", log: "_Log", started: float, first: int) -> None:
-        metadata = {"site": str(training.site), "store": self.store, "tokens": log.rows[-1]["tokens"]}
-        check = files.save(training.dictionary, draft.path, normalisation=training.norm, metadata=metadata)
-        with written(draft.path / "metrics.parquet") as aside:
-            pq.write_table(log.table(), aside)
-        final = log.rows[-1]
-        seconds = time.monotonic() - started
-        draft.write_json(
-            "summary.json",
-            {
-                **{name: final[name] for name in ("loss", "fvu", "l0", "dead_share")},
-                "tokens": final["tokens"],
-                "tokens_per_s": round((final["tokens"] - first) / seconds, 1),
-                "documents_per_batch": training.documents_per_batch,
-                **{f"left_out_{reason}": count for reason, count in training.left_out.items()},
-                "self_check": check.max_difference,
-                "seconds": round(seconds, 1),
-            },
-        )
-
-    def _prepare(self, ctx: Context) -> "_Training":
-        run = runs.open_run(ctx.root, self.store, "cache")
-        chosen = self.identity(ctx)
-        site = Site.parse(chosen["site"])
-        store = Store.open(run, site)
-        order = store.order(site, self.seed)
-        if not len(order.pool):
-            raise InputError(f"{run.id} has no token to train on: all are BOS, padding or outliers")
-        sample = store.rows(site, order.rows(0, min(_SAMPLE, len(order.pool))))
-        d = sample.shape[1]
-        device = device_of(ctx.device)
-        dictionary = self.architecture.build(d, d, chosen["width"], seed=self.seed).to(device)
-        steps = math.ceil(self.epochs * len(order.pool) / self.batch_size)
-        lr = 4e-4 / math.sqrt(chosen["width"] / 2**14) if self.lr is None else self.lr
-        cfg = FitConfig(
-            steps=steps, batch_size=self.batch_size, lr=lr, precision=chosen["precision"], log_every=self.log_every, seed=self.seed
-        )
-        return _Training(self.architecture, store, site, order, measure(sample, sample), dictionary, cfg)
 
 
 @dataclass(frozen=True, eq=False)
 class _Training:
-    """All that one training is made of, the same whenever it is prepared."""
+    """What one member of a group is made of, the same whenever it is prepared."""
 
-    architecture: Architecture
-    store: Store
-    site: Site
-    order: Order
+    architecture: Recipe
+    reads: tuple[Site, ...]
+    writes: tuple[Site, ...]
     norm: Normalisation
-    dictionary: SparseDictionary
+    dictionary: Module
     fit: FitConfig
-
-    def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised (x, y) from a step on."""
-        device = self.dictionary.b_dec.device
-        for rows in self.order.steps(self.fit.batch_size, start):
-            x = self.norm.x(self.store.rows(self.site, rows).to(device))
-            yield x, x
+    batches: Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 
     @property
-    def left_out(self) -> dict[str, int]:
-        return {reason: int(mask[: self.store.n_train].sum()) for reason, mask in self.store.excluded(self.site).items()}
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.dictionary.parameters())
 
-    @property
-    def documents_per_batch(self) -> float:
-        counts = [self.store.distinct_documents(self.order.rows(step, self.fit.batch_size)) for step in range(8)]
-        return sum(counts) / len(counts)
+    def describe(self) -> str:
+        """One line of the plan."""
+        where = joined(self.reads) + ("" if self.reads == self.writes else f" → {joined(self.writes)}")
+        k, d = self.architecture.k, self.dictionary
+        name = f"{type(self.architecture).__name__} k {k} on {where}, {d.d_in} → {d.d_dict:,} latents"
+        return f"{name}, {self.parameters / 1e6:.1f} M parameters, products in {self.fit.precision}"
 
-    def probe(self) -> float:
-        """Tokens per second of a forward and backward pass, data included; nothing is learnt."""
-        dead = torch.zeros(self.dictionary.d_dict, dtype=torch.bool, device=self.dictionary.b_dec.device)
-        batches = self.batches(0)
-        start = 0.0
-        for step in range(3):
-            if step == 1:
-                start = time.perf_counter()
-            x, y = next(batches)
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.fit.precision == "bfloat16"):
-                self.architecture.loss(self.dictionary, Batch(x, y, dead)).total.backward()
+    def step(self) -> None:
+        """A forward and backward pass from which nothing is learnt, for the probe."""
+        x, y = next(self.batches(0))
+        dead = torch.zeros(self.dictionary.d_dict, dtype=torch.bool, device=x.device)
+        generator = torch.Generator(x.device).manual_seed(0)
+        buffers = {name: buffer.clone() for name, buffer in self.dictionary.named_buffers()}
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.fit.precision == "bfloat16"):
+            self.architecture.loss(self.dictionary, Batch(x, y, dead, generator)).total.backward()
         self.dictionary.zero_grad(set_to_none=True)
-        return 2 * self.fit.batch_size / (time.perf_counter() - start)
+        for name, buffer in self.dictionary.named_buffers():
+            buffer.copy_(buffers[name])
 
 
 @dataclass(frozen=True, eq=False)
-class _Log:
-    """Rows of metrics: a line of JSON each while training, a tidy table afterwards."""
+class _Group:
+    """Trainings that read the same batches, and what they read."""
 
-    path: Path
-    rows: list[dict[str, float]]
+    store: Store
+    feed: Feed
+    trainings: list[_Training]
+    batch_size: int
+    diagnoses: dict[Site, Diagnosis]
 
     @staticmethod
-    def open(path: Path, steps: int, resumed: int) -> "_Log":
-        """Begin, or keep the rows up to the step resumed from; a last line cut short is dropped."""
-        rows = []
-        for line in path.read_text().splitlines()[1:] if path.exists() else ():
-            with contextlib.suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
-        rows = [row for row in rows if row["step"] <= resumed]
-        with written(path) as aside:
-            aside.write_text("".join(json.dumps(line) + "\n" for line in ({"steps": steps}, *rows)))
-        return _Log(path, rows)
+    def of(stages: Sequence[Train], ctx: Context) -> "_Group":
+        """Prepare them; raises InputError when they cannot share their batches or something does not fit."""
+        for name in ("store", "batch_size", "shuffle"):
+            if len({getattr(stage, name) for stage in stages}) > 1:
+                raise InputError(f"trainings with different --{name.replace('_', '-')} read different batches; start them one by one")
+        chosen = [stage.identity(ctx) for stage in stages]
+        places = [(Site.parse_joined(c["site"]), Site.parse_joined(c["write"])) for c in chosen]
+        sites = tuple(dict.fromkeys(site for reads, writes in places for site in reads + writes))
+        store = Store.open(runs.open_run(ctx.root, stages[0].store, "cache"), *sites, device=ctx.device)
+        source = feed(store, sites, stages[0].batch_size, stages[0].shuffle)
+        least = stages[0].batch_size if isinstance(source, Streamed) else 1
+        if source.n_tokens < least:
+            raise InputError(
+                f"{store.run.id} has {source.n_tokens} tokens to train on where {least} are needed: the others are BOS or padding"
+            )
+        sample = source.sample(_SAMPLE)
+        shared = _Batches(source, device_of(ctx.device), {})
+        trainings = [_training(stage, c, place, sample, shared) for stage, c, place in zip(stages, chosen, places, strict=True)]
+        return _Group(store, source, trainings, stages[0].batch_size, {site: diagnose(rows) for site, rows in sample.items()})
 
-    def append(self, row: Row, rate: float) -> None:
-        self.rows.append({"step": row.step, "tokens": row.tokens, **row.metrics, "tokens_per_s": round(rate, 1)})
-        with self.path.open("a") as file:
-            file.write(json.dumps(self.rows[-1]) + "\n")
+    @property
+    def left_out(self) -> dict[str, int]:
+        return {reason: int(mask[: self.store.n_train].sum()) for reason, mask in self.store.excluded.items()}
 
-    def table(self) -> pa.Table:
-        """step, tokens, name, value; the speed stays out, so that equal trainings give equal files."""
-        names = [name for name in self.rows[0] if name not in ("step", "tokens", "tokens_per_s")]
-        flat = [(int(row["step"]), int(row["tokens"]), name, row[name]) for row in self.rows for name in names]
-        steps, tokens, labels, values = zip(*flat, strict=True)
-        columns = [
-            pa.array(steps, pa.int64()),
-            pa.array(tokens, pa.int64()),
-            pa.array(labels).dictionary_encode(),
-            pa.array(values, pa.float32()),
-        ]
-        return pa.table(columns, names=["step", "tokens", "name", "value"])
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a token at all sites."""
+        return sum(rows.shape[1] * rows.element_size() for rows in self.feed.batch(0).values())
+
+    @property
+    def feed_bytes(self) -> int:
+        """Memory for what is read: a batch, or a chunk of the stream and the model."""
+        if not isinstance(self.feed, Streamed):
+            return 2 * self.batch_size * self.row_bytes
+        model = self.store.model
+        return 2 * CHUNK * self.row_bytes + model.n_parameters * model.dtype.itemsize
+
+    def probe(self) -> tuple[float, float | None]:
+        """Tokens a second of training, reading included, and of the model alone where it runs alongside."""
+        model_rate = None
+        if isinstance(self.feed, Streamed):
+            started = time.perf_counter()
+            self.store.computed(self.feed.sites, np.arange(8))
+            model_rate = 8 * self.store.context / (time.perf_counter() - started)
+        for training in self.trainings:
+            training.step()
+        started = time.perf_counter()
+        for training in self.trainings:
+            training.step()
+        seconds = (time.perf_counter() - started) / self.batch_size + (1 / model_rate if model_rate else 0)
+        return 1 / seconds, model_rate
+
+    def source(self, tokens: int, model_rate: float | None) -> str:
+        """Whether to read activations from the disk or to compute them, by bytes and minutes."""
+        stored = self.store.n_seq * self.store.context * self.row_bytes
+        if model_rate is None:
+            return f"{size(stored)} on the disk, read {tokens / self.feed.n_tokens:.3g} times; another grid reads the same"
+        again, once = tokens / model_rate, self.store.n_seq * self.store.context / model_rate + tokens * self.row_bytes / DISK
+        text = f"the model runs alongside, {model_rate:,.0f} tokens/s: {duration(again)}; storing takes {size(stored)} and {duration(once)}"
+        free = shutil.disk_usage(self.store.run.path).free
+        better = "store (`interp cache` with --stored)" if once < again and 1.05 * stored < free else "stream"
+        return f"{text}; recommended: {better}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Batches:
+    """Normalised batches that members with the same sites keep between them."""
+
+    feed: Feed
+    device: torch.device
+    kept: dict[object, tuple[int, Any]]
+
+    def rows(self, step: int) -> Rows:
+        """The raw rows of a step, read once."""
+        return self._once("rows", step, lambda: {site: rows.to(self.device) for site, rows in self.feed.batch(step).items()})
+
+    def of(
+        self, reads: tuple[Site, ...], writes: tuple[Site, ...], norm: Normalisation
+    ) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
+        """(x, y) from a step on."""
+
+        def made(step: int) -> tuple[Tensor, Tensor]:
+            rows = self.rows(step)
+            x = norm.x(_beside(rows, reads))
+            return x, x if reads == writes else norm.y(_beside(rows, writes))
+
+        def batches(start: int) -> Iterator[tuple[Tensor, Tensor]]:
+            for step in itertools.count(start):
+                yield self._once((reads, writes), step, lambda step=step: made(step))
+
+        return batches
+
+    def _once(self, key: object, step: int, make: Callable[[], Any]) -> Any:
+        if key not in self.kept or self.kept[key][0] != step:
+            self.kept[key] = (step, make())
+        return self.kept[key][1]
+
+
+def _beside(rows: Rows, sites: tuple[Site, ...]) -> Tensor:
+    return rows[sites[0]] if len(sites) == 1 else torch.cat([rows[site] for site in sites], 1)
+
+
+def _training(
+    stage: Train, chosen: dict[str, Any], place: tuple[tuple[Site, ...], tuple[Site, ...]], sample: Rows, shared: _Batches
+) -> _Training:
+    reads, writes = place
+    parts, transcoder, width = len(reads), reads != writes, chosen["width"]
+    if transcoder and len(writes) != parts:
+        raise InputError(f"--write {chosen['write']} names {len(writes)} sites for {parts} that are read; give one for each")
+    x = _beside(sample, reads)
+    y = _beside(sample, writes) if transcoder else x
+    norm = measure(x, y, parts)
+    recipe: Recipe = stage.architecture
+    dictionary: Module = recipe.build(x.shape[1], y.shape[1], width, seed=stage.seed, transcoder=transcoder, skip=stage.skip, parts=parts)
+    if isinstance(recipe, StartsFromData):
+        recipe.start(dictionary, norm.x(x))  # pyright: ignore[reportArgumentType]
+    steps = math.ceil(stage.epochs * shared.feed.n_tokens / stage.batch_size)
+    lr = 4e-4 / math.sqrt(width / 2**14) if stage.lr is None else stage.lr
+    cfg = FitConfig(
+        steps=steps, batch_size=stage.batch_size, lr=lr, precision=chosen["precision"], log_every=stage.log_every, seed=stage.seed
+    )
+    batches = shared.of(reads, writes, norm)
+    return _Training(recipe, reads, writes, norm, dictionary.to(shared.device), cfg, batches)
+
+
+@dataclass(eq=False)
+class _Work:
+    """One training in progress, and its folder."""
+
+    training: _Training
+    draft: Draft
+    stage: Train
+    log: Log
+    resume: checkpoint.Checkpoint | None
+    started: float = dataclasses.field(default_factory=time.monotonic)
+    saved: float = dataclasses.field(default_factory=time.monotonic)
+    tokens: int = 0
+    last: dict[str, float] = dataclasses.field(default_factory=dict)
+    said: set[str] = dataclasses.field(default_factory=set)
+    stopped: bool = False
+    done: bool = False
+
+    @staticmethod
+    def begin(training: _Training, draft: Draft, stage: Train) -> "_Work":
+        """Start, or go on after the checkpoint of the folder."""
+        path = draft.path / "checkpoint"
+        resume = checkpoint.read(path) if path.exists() else None
+        log = Log.open(draft.path / "progress.jsonl", training.fit.steps, resume.step if resume else 0)
+        return _Work(training, draft, stage, log, resume, tokens=resume.tokens if resume else 0)
+
+    @property
+    def first(self) -> int:
+        """Tokens that were trained on before."""
+        return self.resume.tokens if self.resume else 0
+
+    @property
+    def rate(self) -> float:
+        return (self.tokens - self.first) / max(1e-9, time.monotonic() - self.started)
+
+    def member(self) -> Member:
+        t = self.training
+        return Member(t.dictionary, t.batches, t.architecture.loss, t.fit, self.resume)
+
+    def take(self, row: Row, stop: bool) -> list[str]:
+        """Log a row, and write a checkpoint when one is due; returns warnings that were not given yet."""
+        self.tokens, self.last = row.tokens, row.metrics
+        self.log.append(row, self.rate)
+        if row.step < self.training.fit.steps and (stop or time.monotonic() - self.saved > self.stage.checkpoint_seconds):
+            checkpoint.write(self.draft.path / "checkpoint", row.checkpoint())
+            self.saved, self.stopped = time.monotonic(), stop
+        return warnings(row, self.training.fit.steps, self.said)
+
+    def finish(self, group: _Group) -> None:
+        """Measure what is left to measure, and write the files of the run."""
+        t = self.training
+        x = t.norm.x(_beside(group.feed.sample(_SAMPLE), t.reads)).to(next(t.dictionary.parameters()).device)
+        t.architecture.finish(t.dictionary, x)
+        metadata = {"site": joined(t.reads), "write": joined(t.writes), "store": self.stage.store, "tokens": self.tokens}
+        check = files.save(t.dictionary, self.draft.path, normalisation=t.norm, metadata=metadata)
+        with written(self.draft.path / "metrics.parquet") as aside:
+            pq.write_table(self.log.table(), aside)
+        figures = {
+            **{name: self.last[name] for name in ("loss", "fvu", "l0", "dead_share", "dense_share")},
+            "tokens": self.tokens,
+            "tokens_per_s": round(self.rate, 1),
+            "documents_per_batch": group.feed.documents_per_batch(),
+            **{f"left_out_{reason}": count for reason, count in group.left_out.items()},
+            **thresholds(t.dictionary),
+            "self_check": check.max_difference,
+            "seconds": round(time.monotonic() - self.started, 1),
+        }
+        self.draft.write_json("summary.json", figures)
+        self.done = True
 
 
 @contextlib.contextmanager

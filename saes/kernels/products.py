@@ -1,52 +1,60 @@
-"""Products with a k-sparse code, all of them weighted sums of rows: decode, weight gradients, code gradients.
+"""Products with a sparse code, all of them weighted sums of rows: decode, weight gradients, code gradients.
 
-With G = dL/dy_hat, z the code and g = dL/dpre (zero off the support):
+With G = dL/dy_hat, z the code and g = dL/dpre (zero off the pairs):
 
     y_hat_b = sum_j z_bj W_dec[i_bj]        g_bj = G_b . W_dec[i_bj]
     dW_dec[i] = sum_b z_bi G_b              dW_enc[:, i] = sum_b g_bi h_b        db_enc[i] = sum_b g_bi
 
 `embedding_bag` is such a sum, with tokens as bags and latents as rows when it decodes, with latents as bags and tokens as rows in a weight
-gradient. Each bag is summed by one thread in a fixed order, without atomics, so the CPU result is deterministic.
+gradient. Each bag is summed by one thread in a fixed order, without atomics, so the CPU result is deterministic. On a GPU the kernels of
+`triton_products` do the same in single precision; the tensors decide, never an import.
 """
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-
-def decode(
-    values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], rows: Float[Tensor, "d_dict d_out"]
-) -> Float[Tensor, "batch d_out"]:
-    """Sum of the winners' rows, weighted by their values."""
-    return F.embedding_bag(indices, rows, per_sample_weights=values, mode="sum")
+from saes.kernels.pairs import Pairs
 
 
-def weight_gradient(
-    values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], rows: Float[Tensor, "batch d"], d_dict: int
-) -> Float[Tensor, "d_dict d"]:
-    """For each latent the sum of its tokens' rows, weighted by their values: the transpose of `decode`.
+def decode(values: Float[Tensor, " n"], pairs: Pairs, rows: Float[Tensor, "d_dict d_out"]) -> Float[Tensor, "batch d_out"]:
+    """Sum of the rows of each token's latents, weighted by their values."""
+    if _on_gpu(values):
+        from saes.kernels import triton_products
 
-    The (token, winner) pairs are sorted by latent: a stable sort of 32-bit integers is a radix sort, 0.4 ms for 65,536 pairs on one core.
-    The bounds of the segments come from a binary search, which needs no device sync.
-    """
-    latents, order = indices.flatten().int().sort(stable=True)
-    bounds = torch.searchsorted(latents, torch.arange(d_dict + 1, dtype=torch.int32, device=latents.device))
-    weights, tokens = values.flatten()[order], order // indices.shape[1]
-    return F.embedding_bag(tokens, rows, bounds, per_sample_weights=weights, mode="sum", include_last_offset=True)
+        return triton_products.decode(values, pairs.latents, pairs.starts, rows)
+    return F.embedding_bag(pairs.latents, rows, pairs.starts, per_sample_weights=values, mode="sum", include_last_offset=True)
 
 
-def code_gradient(
-    grad: Float[Tensor, "batch d_out"], indices: Int[Tensor, "batch k"], rows: Float[Tensor, "d_dict d_out"]
-) -> Float[Tensor, "batch k"]:
-    """Dot product of each token's gradient with the rows of its winners, and with no others."""
-    batch, k = indices.shape
-    starts = torch.arange(0, batch * k, k, device=grad.device)
-    bags = torch.arange(batch, device=grad.device).repeat_interleave(k, output_size=batch * k)
-    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(grad, rows, indices.flatten(), starts, bags, 0)
-    return dots.view(batch, k)
+def weight_gradient(values: Float[Tensor, " n"], pairs: Pairs, rows: Float[Tensor, "batch d"]) -> Float[Tensor, "d_dict d"]:
+    """For each latent the sum of its tokens' rows, weighted by their values: the transpose of `decode`."""
+    order, tokens, bounds = pairs.by_latent
+    if _on_gpu(values):
+        from saes.kernels import triton_products
+
+        return triton_products.segment_sums(values[order], tokens, bounds, rows)
+    return F.embedding_bag(tokens, rows, bounds, per_sample_weights=values[order], mode="sum", include_last_offset=True)
 
 
-def latent_sums(values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], d_dict: int) -> Float[Tensor, " d_dict"]:
+def code_gradient(grad: Float[Tensor, "batch d_out"], pairs: Pairs, rows: Float[Tensor, "d_dict d_out"]) -> Float[Tensor, " n"]:
+    """Dot product of each token's gradient with the rows of its latents, and with no others."""
+    if _on_gpu(grad):
+        from saes.kernels import triton_products
+
+        return triton_products.code_gradient(grad, pairs.latents, pairs.starts, rows)
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(grad, rows, pairs.latents, pairs.starts[:-1], pairs.tokens, 0)
+
+
+def latent_sums(values: Float[Tensor, " n"], pairs: Pairs) -> Float[Tensor, " d_dict"]:
     """Sum of each latent's values over the batch."""
-    return values.new_zeros(d_dict).index_add_(0, indices.flatten(), values.flatten())
+    return values.new_zeros(pairs.d_dict).index_add(0, pairs.latents, values)
+
+
+def token_sums(values: Float[Tensor, " n"], pairs: Pairs) -> Float[Tensor, " batch"]:
+    """Sum of each token's values over its latents."""
+    return values.new_zeros(pairs.n_tokens).index_add(0, pairs.tokens, values)
+
+
+def _on_gpu(tensor: Tensor) -> bool:
+    return tensor.is_cuda and tensor.dtype != torch.float64

@@ -1,0 +1,109 @@
+"""What several architectures do alike: the term that keeps latents alive, a coefficient that holds L0, thresholds measured at the end."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saes.activations import BatchLargest, Jump
+from saes.dictionary import Batch, Losses
+from saes.errors import InputError
+from saes.losses import aux_k, fvu
+from saes.sparse import SparseDictionary
+from saes.support import Support
+
+# Name of the buffer that a controlled coefficient lives in while a dictionary is trained: its logarithm, and a running mean of log(L0 / k).
+CONTROL = "control"
+# The coefficient starts low and moves by at most this share a step; L0 is averaged over so many steps, and looked ahead by so many, because
+# it follows the coefficient slowly: one that only counts what is active now climbs too high and shrinks every value.
+GAIN, MEMORY, AHEAD, LOW = 0.02, 10, 100, 0.05
+
+
+@dataclass(frozen=True)
+class Aux:
+    """The auxiliary loss of Gao et al. 2024, in which dead latents explain what the living leave over."""
+
+    aux_coefficient: float = 1 / 32
+    """Weight of the auxiliary loss, in which dead latents explain what the living leave over; 0 switches it off."""
+    k_aux: int | None = None
+    """Dead latents per input in the auxiliary loss. None takes half of d_in, at most 512."""
+
+    def term(self, dictionary: SparseDictionary, x: Tensor, residual: Tensor, dead: Tensor) -> Float[Tensor, ""]:
+        """The loss, without its weight."""
+        if not self.aux_coefficient:
+            return residual.new_zeros(())
+        return aux_k(dictionary, x, residual, dead, self.k_aux or max(1, min(512, dictionary.d_in // 2)))
+
+
+def check_k(k: int, d_dict: int) -> None:
+    """Raises InputError when k latents cannot be active among d_dict."""
+    if not 1 <= k <= d_dict:
+        raise InputError(f"k={k} latents cannot be active in a dictionary of d_dict={d_dict}; choose k between 1 and {d_dict}")
+
+
+def one_site(name: str, parts: int) -> None:
+    """Raises InputError for several sites side by side."""
+    if parts != 1:
+        raise InputError(f"{name} reads one site, not {parts} joined by +; Crosscoder and CrossLayer read several")
+
+
+def activity(support: Support, code: Tensor) -> Float[Tensor, " d_dict"]:
+    """Tokens on which each latent is active."""
+    return support.per_latent((code.detach() > 0).to(torch.float32))
+
+
+def losses(aux: Aux, dictionary: SparseDictionary, batch: Batch, y_hat: Tensor, error: Tensor, active: Tensor, **terms: Tensor) -> Losses:
+    """Reconstruction error, auxiliary loss and the other terms of a loss, with what is reported of each."""
+    dead = batch.dead & (active == 0)
+    revival = aux.term(dictionary, batch.x, batch.y - y_hat.detach(), dead)
+    metrics = {"fvu": error.detach(), "aux_loss": revival.detach(), "l0": active.sum() / len(batch.x)}
+    reported = metrics | {f"{name}_loss": term.detach() for name, term in terms.items()}
+    return Losses({"fvu": error, "aux": aux.aux_coefficient * revival, **terms}, active, reported)
+
+
+def plain(aux: Aux, dictionary: SparseDictionary, batch: Batch) -> Losses:
+    """Reconstruction and auxiliary loss, for a choice of latents that needs no penalty."""
+    support = dictionary.support(batch.x)
+    code = dictionary.code(support)
+    y_hat = dictionary.write(support, code, batch.x)
+    return losses(aux, dictionary, batch, y_hat, fvu(batch.y, y_hat), activity(support, code))
+
+
+def controlled(dictionary: SparseDictionary) -> SparseDictionary:
+    """Give the dictionary a coefficient that `hold` moves while it is trained."""
+    dictionary.register_buffer(CONTROL, torch.tensor([LOW, 1.0]).log())
+    return dictionary
+
+
+@torch.no_grad()
+def hold(dictionary: SparseDictionary, l0: Float[Tensor, ""], k: int) -> Float[Tensor, ""]:
+    """The coefficient that drives L0 to k: its logarithm follows where log(L0 / k) is heading, so that nobody hunts for it."""
+    control = dictionary.get_buffer(CONTROL)
+    moved = (((l0 + 1e-3) / k).log() - control[1]) / MEMORY
+    control[1] += moved
+    control[0] += GAIN * (control[1] + AHEAD * moved).clamp(-1, 1)
+    return control[0].exp()
+
+
+def released(dictionary: SparseDictionary) -> None:
+    """Take the coefficient away again: a finished dictionary has none."""
+    if hasattr(dictionary, CONTROL):
+        delattr(dictionary, CONTROL)
+
+
+@torch.no_grad()
+def calibrate(dictionary: SparseDictionary, x: Float[Tensor, "tokens d_in"], k: int) -> None:
+    """Replace the choice by batch with one threshold on scores, above which k latents a token are, on average over these tokens.
+
+    The code of a token then depends on that token alone. It is stored as a threshold of each latent on its pre-activation.
+    """
+    most = min(4 * BatchLargest(k).most * k, dictionary.d_dict)
+    scores = torch.cat([dictionary.scores(part).largest(most)[0] for part in x.split(4096)]).flatten().sort(descending=True).values
+    edge = scores[k * len(x) - 1 : k * len(x) + 1].mean().clamp_min(0)
+    norms = dictionary.norms()
+    dictionary.use(Jump())
+    # A latent that writes nothing has no score to compare.
+    dictionary.get_parameter("threshold").copy_(
+        torch.where(norms > 0, edge / norms, torch.inf).nan_to_num(posinf=torch.finfo(norms.dtype).max)
+    )
