@@ -151,7 +151,8 @@ class SparseDictionary(nn.Module):
 
     def decode_sparse(self, code: Sparse) -> Float[Tensor, "*batch d_out"]:
         """`decode` of the same code, at a cost of k rows a token."""
-        indices = code.indices.reshape(-1, code.indices.shape[-1])
+        # Not -1: a code may have no place at all.
+        indices = code.indices.reshape(code.indices.shape[:-1].numel(), code.indices.shape[-1])
         out = autograd.decode(code.values.reshape(-1), Pairs.of_rows(indices, self.d_dict), self.W_dec)
         return out.view(*code.values.shape[:-1], self.d_out) + self.b_dec
 

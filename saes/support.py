@@ -42,7 +42,8 @@ class Listed:
     ) -> Float[Tensor, "batch prefix d_out"]:
         """What the latents before each end write: one decode whose bags are (token, block of latents), then running sums over blocks."""
         device, n = code.device, len(ends)
-        block = torch.bucketize(self.pairs.latents, torch.tensor(ends, device=device), right=True)
+        # Compared with numbers: a tensor of the ends would be copied to the device, which waits.
+        block = torch.stack([self.pairs.latents >= end for end in ends]).sum(0)
         bags, order = (self.pairs.tokens * n + block).int().sort(stable=True)
         starts = torch.searchsorted(bags, torch.arange(self.pairs.n_tokens * n + 1, dtype=torch.int32, device=device))
         parts = autograd.decode(code[order], Pairs(self.pairs.latents[order], starts, self.pairs.d_dict), rows)

@@ -40,6 +40,10 @@ class Evaluate:
     sequences: int = 64
     """Held-out sequences for cross-entropy and KL, which need the model; FVU and L0 use all held-out tokens."""
 
+    def __post_init__(self) -> None:
+        if self.sequences < 1:
+            raise InputError(f"--sequences {self.sequences} measures nothing; give 1 or more")
+
     def identity(self, ctx: Context) -> dict[str, Any]:
         return {}
 

@@ -23,7 +23,7 @@ class Log:
     """Rows of metrics: a line of JSON each while training, a tidy table afterwards."""
 
     path: Path
-    rows: list[dict[str, float]]
+    rows: list[dict[str, int | float]]
 
     @staticmethod
     def open(path: Path, steps: int, resumed: int) -> "Log":

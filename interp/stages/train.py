@@ -27,7 +27,7 @@ from interp.evals.diagnostics import Diagnosis, diagnose
 from interp.feed import CHUNK, Feed, Rows, Streamed, feed
 from interp.models import device_of
 from interp.progress import bar
-from interp.runs import Draft, written
+from interp.runs import Draft, read_json, written
 from interp.sites import Site, joined
 from interp.stages.base import Context, Plan, duration, size
 from interp.stages.health import Log, span, thresholds, warnings
@@ -87,6 +87,10 @@ class Train:
     """Seed of the order of tokens."""
     checkpoint_seconds: float = 30.0
     """Seconds between checkpoints: what a killed run loses at most."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size {self.batch_size} is no batch; give 1 or more")
 
     def identity(self, ctx: Context) -> dict[str, Any]:
         store = runs.open_run(ctx.root, self.store, "cache")
@@ -156,7 +160,8 @@ class Train:
                 if row.step == work.training.fit.steps:
                     work.finish(group)
                     done(work.draft)
-                elif stopped and all(w.stopped or w.done for w in todo):
+                # A member that was resumed further on has not moved: there is nothing of it to save.
+                elif stopped and all(w.stopped or w.done or w.first >= row.tokens for w in todo):
                     raise KeyboardInterrupt
 
 
@@ -249,7 +254,7 @@ class _Group:
         model_rate = None
         if isinstance(self.feed, Streamed):
             started = time.perf_counter()
-            self.store.computed(self.feed.sites, np.arange(8))
+            self.store.computed(self.store.sites, np.arange(8))
             model_rate = 8 * self.store.context / (time.perf_counter() - started)
         for training in self.trainings:
             training.step()
@@ -260,15 +265,21 @@ class _Group:
         return 1 / seconds, model_rate
 
     def source(self, tokens: int, model_rate: float | None) -> str:
-        """Whether to read activations from the disk or to compute them, by bytes and minutes."""
-        stored = self.store.n_seq * self.store.context * self.row_bytes
+        """Whether to read activations from the disk or to compute them, by bytes and minutes; a stored run tells how fast it was made."""
+        corpus = self.store.n_seq * self.store.context
+        stored = corpus * self.row_bytes
+        rate = model_rate or read_json(self.store.run.file("summary.json"))["tokens_per_s"]
+        if not rate:
+            # A cache run that was killed after its last shard has measured no speed.
+            return f"stored: {size(stored)} on the disk; recommended: the disk, since it is there"
+        disk, stream = tokens * self.row_bytes / DISK, tokens / rate
+        making = f"{size(stored)} on the disk, {duration(corpus / rate)} to write and {duration(disk)} to read"
+        running = f"the model alongside takes {duration(stream)} at {rate:,.0f} tokens/s and no disk"
         if model_rate is None:
-            return f"{size(stored)} on the disk, read {tokens / self.feed.n_tokens:.3g} times; another grid reads the same"
-        again, once = tokens / model_rate, self.store.n_seq * self.store.context / model_rate + tokens * self.row_bytes / DISK
-        text = f"the model runs alongside, {model_rate:,.0f} tokens/s: {duration(again)}; storing takes {size(stored)} and {duration(once)}"
+            return f"stored: {making}; {running}; recommended: the disk, since it is there"
         free = shutil.disk_usage(self.store.run.path).free
-        better = "store (`interp cache` with --stored)" if once < again and 1.05 * stored < free else "stream"
-        return f"{text}; recommended: {better}"
+        better = "store them (`interp cache` without --no-stored)" if corpus / rate + disk < stream and 1.05 * stored < free else "stream"
+        return f"streamed: {running}; stored they would be {making}; recommended: {better}"
 
 
 @dataclass(frozen=True, eq=False)

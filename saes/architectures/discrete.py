@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saes.activations import OneHot, Positive
-from saes.architectures.shared import Aux, activity, check_k, controlled, hold, losses, one_site, released
+from saes.architectures.shared import Aux, activity, check_k, coefficient, controlled, losses, one_site, released, shrinkage_limit
 from saes.dictionary import Batch, Losses
 from saes.errors import InputError
 from saes.losses import fvu, l1
@@ -39,10 +39,12 @@ class Discrete:
         if transcoder:
             raise InputError("Discrete writes what it reads; leave out --write, or choose another architecture for a transcoder")
         dictionary = SparseDictionary.random(d_in, d_out, d_dict, Positive(), seed=seed)
+        if self.penalty is None:
+            controlled(dictionary, self.k)
         with torch.no_grad():
-            dictionary.W_enc[:, -1] = 0
-            dictionary.W_dec[-1] = 0
-        return dictionary if self.penalty is not None else controlled(dictionary)
+            for tensor in (dictionary.W_enc.t(), dictionary.b_enc, dictionary.W_dec):
+                tensor[-1] = 0
+        return dictionary
 
     def loss(self, dictionary: SparseDictionary, batch: Batch) -> Losses:
         """Reconstruction from all active latents, penalty and auxiliary term on normalised activations."""
@@ -52,10 +54,10 @@ class Discrete:
         unit = code / support.of_latent(dictionary.lengths()).clamp_min(1e-12)
         y_hat = dictionary.write(support, unit, batch.x)
         active = activity(support, code)
-        strength = self.penalty
-        if strength is None:
-            strength = hold(dictionary, active.sum() / len(batch.x), self.k) / dictionary.d_out
-        penalty = strength * l1(support, code, torch.ones_like(dictionary.b_enc))
+        cost = l1(support, code, torch.ones_like(dictionary.b_enc)) / dictionary.d_out
+        given = None if self.penalty is None else self.penalty * dictionary.d_out
+        limit = shrinkage_limit(dictionary.d_out, self.k)
+        penalty = coefficient(given, dictionary, active, len(batch.x), self.k, limit) * cost
         living = Batch(batch.x, batch.y, batch.dead & (torch.arange(dictionary.d_dict, device=batch.dead.device) < dictionary.d_dict - 1))
         return losses(self.aux, dictionary, living, y_hat, fvu(batch.y, y_hat), active, penalty=penalty)
 

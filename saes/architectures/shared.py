@@ -1,5 +1,6 @@
 """What several architectures do alike: the term that keeps latents alive, a coefficient that holds L0, thresholds measured at the end."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from saes.activations import BatchLargest, Jump
 from saes.dictionary import Batch, Losses
 from saes.errors import InputError
 from saes.losses import aux_k, fvu
-from saes.sparse import SparseDictionary
+from saes.sparse import START, SparseDictionary
 from saes.support import Support
 
 # Name of the buffer that a controlled coefficient lives in while a dictionary is trained: its logarithm, and a running mean of log(L0 / k).
@@ -18,6 +19,8 @@ CONTROL = "control"
 # The coefficient starts low and moves by at most this share a step; L0 is averaged over so many steps, and looked ahead by so many, because
 # it follows the coefficient slowly: one that only counts what is active now climbs too high and shrinks every value.
 GAIN, MEMORY, AHEAD, LOW = 0.02, 10, 100, 0.05
+# L0 at the start, in units of k, and the share by which a penalty may shrink values.
+FIRST, SHRINKAGE = 4.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -70,20 +73,41 @@ def plain(aux: Aux, dictionary: SparseDictionary, batch: Batch) -> Losses:
     return losses(aux, dictionary, batch, y_hat, fvu(batch.y, y_hat), activity(support, code))
 
 
-def controlled(dictionary: SparseDictionary) -> SparseDictionary:
-    """Give the dictionary a coefficient that `hold` moves while it is trained."""
-    dictionary.register_buffer(CONTROL, torch.tensor([LOW, 1.0]).log())
+def controlled(dictionary: SparseDictionary, k: int, first: float = LOW) -> SparseDictionary:
+    """Give the dictionary a coefficient that `hold` moves from `first` on, and a start at an L0 of a few times k.
+
+    Inputs have `E|x|^2 = d_in`, so pre-activations start normal with the deviation START. Were half of the latents active at first, the
+    coefficient would climb for as long as they take to fall silent, and crush what they have learnt.
+    """
+    rate = min(0.5, FIRST * k / dictionary.d_dict)
+    torch.nn.init.constant_(dictionary.b_enc, START * float(torch.special.ndtri(torch.tensor(rate))))
+    dictionary.register_buffer(CONTROL, torch.tensor([first, FIRST]).log())
     return dictionary
 
 
 @torch.no_grad()
-def hold(dictionary: SparseDictionary, l0: Float[Tensor, ""], k: int) -> Float[Tensor, ""]:
-    """The coefficient that drives L0 to k: its logarithm follows where log(L0 / k) is heading, so that nobody hunts for it."""
+def hold(dictionary: SparseDictionary, l0: Float[Tensor, ""], k: int, limit: float = torch.inf) -> Float[Tensor, ""]:
+    """The coefficient, at most `limit`, that drives L0 to k: its logarithm follows where log(L0 / k) is heading, so nobody hunts for it."""
     control = dictionary.get_buffer(CONTROL)
     moved = (((l0 + 1e-3) / k).log() - control[1]) / MEMORY
     control[1] += moved
     control[0] += GAIN * (control[1] + AHEAD * moved).clamp(-1, 1)
+    control[0].clamp_(max=math.log(limit))
     return control[0].exp()
+
+
+def coefficient(given: float | None, dictionary: SparseDictionary, active: Tensor, n_tokens: int, k: int, limit: float) -> Tensor | float:
+    """The coefficient of a penalty: the given one, or the one that holds L0 at k."""
+    return hold(dictionary, active.sum() / n_tokens, k, limit) if given is None else given
+
+
+def shrinkage_limit(d: int, k: int) -> float:
+    """The largest coefficient of an L1 penalty that is still worth its price.
+
+    k active latents that explain inputs of squared length d have values near sqrt(d / k); a coefficient lambda shrinks each by lambda / 2.
+    Beyond a quarter a larger one crushes values and silences few latents: better a larger L0 than that.
+    """
+    return 2 * SHRINKAGE * math.sqrt(d / k)
 
 
 def released(dictionary: SparseDictionary) -> None:
