@@ -203,4 +203,5 @@ class CrossLayer:
         for layer in layers:
             norms = layer.norms()
             layer.use(Jump())
-            layer.get_parameter("threshold").copy_(torch.where(norms > 0, edge / norms, 0))
+            # A latent that writes nothing has no score to compare.
+            layer.get_parameter("threshold").copy_(torch.where(norms > 0, edge / norms, torch.finfo(norms.dtype).max))

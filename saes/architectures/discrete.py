@@ -13,7 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saes.activations import OneHot, Positive
-from saes.architectures.shared import Aux, activity, check_k, coefficient, controlled, losses, one_site, released, shrinkage_limit
+from saes.architectures.shared import (
+    Aux,
+    activity,
+    check_k,
+    coefficient,
+    controlled,
+    first_bound,
+    losses,
+    one_site,
+    released,
+    shrinkage_limit,
+)
 from saes.dictionary import Batch, Losses
 from saes.errors import InputError
 from saes.losses import fvu, l1
@@ -39,8 +50,9 @@ class Discrete:
         if transcoder:
             raise InputError("Discrete writes what it reads; leave out --write, or choose another architecture for a transcoder")
         dictionary = SparseDictionary.random(d_in, d_out, d_dict, Positive(), seed=seed)
+        torch.nn.init.constant_(dictionary.b_enc, -first_bound(self.k, d_dict))
         if self.penalty is None:
-            controlled(dictionary, self.k)
+            controlled(dictionary, 0.3 * shrinkage_limit(d_out, self.k))
         with torch.no_grad():
             for tensor in (dictionary.W_enc.t(), dictionary.b_enc, dictionary.W_dec):
                 tensor[-1] = 0

@@ -8,10 +8,22 @@ The gate learns through the last two terms alone. b_gate is stored as b_enc. lam
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from saes.activations import Gate
-from saes.architectures.shared import Aux, activity, check_k, coefficient, controlled, losses, one_site, released, shrinkage_limit
+from saes.architectures.shared import (
+    Aux,
+    activity,
+    check_k,
+    coefficient,
+    controlled,
+    first_bound,
+    losses,
+    one_site,
+    released,
+    shrinkage_limit,
+)
 from saes.dictionary import Batch, Losses
 from saes.losses import fvu, l1
 from saes.sparse import SparseDictionary
@@ -34,7 +46,8 @@ class Gated:
         check_k(self.k, d_dict)
         one_site("Gated", parts)
         dictionary = SparseDictionary.random(d_in, d_out, d_dict, Gate(), seed=seed, transcoder=transcoder, skip=skip)
-        return dictionary if self.penalty is not None else controlled(dictionary, self.k, 0.3 * self._limit(dictionary))
+        torch.nn.init.constant_(dictionary.b_enc, -first_bound(self.k, d_dict))
+        return dictionary if self.penalty is not None else controlled(dictionary, 0.3 * self._limit(dictionary))
 
     def loss(self, dictionary: SparseDictionary, batch: Batch) -> Losses:
         """Reconstruction, penalty, the gates' own reconstruction, and the auxiliary term, on normalised activations."""

@@ -5,7 +5,8 @@
     target   sparsity = coefficient * (mean_b L0_b / k - 1)^2                with L0 counted by H and its pseudo-derivative in theta
     tanh     sparsity = lambda / d * mean_b sum_i tanh(4 z_i n_i)            lambda held where L0 = k (Anthropic, January 2025)
 
-theta is a plain float32 parameter, of which the absolute value counts: its logarithm would hardly move under Adam.
+theta is learnt as SPEED |t|, in float32: Adam moves every parameter by the learning rate, which is little for a threshold, and less for its
+logarithm.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from saes.activations import Found, Jump, Own
-from saes.architectures.shared import Aux, check_k, controlled, hold, losses, one_site, released
+from saes.architectures.shared import Aux, check_k, controlled, first_bound, hold, losses, one_site, released
 from saes.dictionary import Batch, Losses
 from saes.kernels.scores import Scores
 from saes.losses import fvu, jump, step, tanh_l0, target_l0
@@ -23,6 +24,8 @@ from saes.sparse import SparseDictionary
 from saes.support import Support
 
 STEEPNESS = 4.0
+# Residual stream of SmolLM2, 4,608 latents, k 32: at speed 1 L0 was still 500 after 100 steps.
+SPEED = 10.0
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class JumpRelu:
     """Weight of the target penalty."""
     bandwidth: float = 0.5
     """Width of the window around the threshold in which a pre-activation moves it, in units where |x|^2 = d_in."""
-    threshold: float = 0.5
-    """Where thresholds start."""
+    threshold: float | None = None
+    """Where thresholds start; without one where a few times k latents are active."""
     aux: Aux = field(default_factory=Aux)
 
     def build(
@@ -48,13 +51,14 @@ class JumpRelu:
         check_k(self.k, d_dict)
         one_site("JumpRelu", parts)
         dictionary = SparseDictionary.random(d_in, d_out, d_dict, Jump(), seed=seed, transcoder=transcoder, skip=skip)
-        torch.nn.init.constant_(dictionary.get_parameter("threshold"), self.threshold)
-        return controlled(dictionary, self.k) if self.sparsity == "tanh" else dictionary
+        first = first_bound(self.k, d_dict) if self.threshold is None else self.threshold
+        torch.nn.init.constant_(dictionary.get_parameter("threshold"), first / SPEED)
+        return controlled(dictionary) if self.sparsity == "tanh" else dictionary
 
     def loss(self, dictionary: SparseDictionary, batch: Batch) -> Losses:
         """Reconstruction, sparsity and auxiliary term on normalised activations."""
         support = dictionary.support(batch.x, activation=_Window(self.bandwidth))
-        theta = support.of_latent(dictionary.get_parameter("threshold").abs())
+        theta = support.of_latent(SPEED * dictionary.get_parameter("threshold").abs())
         code = jump(support.pre, theta, self.bandwidth)
         y_hat = dictionary.write(support, code, batch.x)
         on = step(support.pre, theta, self.bandwidth)
@@ -69,8 +73,8 @@ class JumpRelu:
         return strength / dictionary.d_out * tanh_l0(support, code, dictionary.lengths(), STEEPNESS)
 
     def finish(self, dictionary: SparseDictionary, x: Tensor) -> None:
-        """Thresholds are the absolute values of what was learnt."""
-        dictionary.get_parameter("threshold").data.abs_()
+        """Thresholds become what they stand for."""
+        dictionary.get_parameter("threshold").data.abs_().mul_(SPEED)
         released(dictionary)
 
 
@@ -81,4 +85,4 @@ class _Window:
     bandwidth: float
 
     def find(self, scores: Scores, own: Own) -> Found:
-        return scores.above((own["threshold"].abs() - self.bandwidth / 2) * scores.norms)
+        return scores.above((SPEED * own["threshold"].abs() - self.bandwidth / 2) * scores.norms)

@@ -14,7 +14,18 @@ import torch
 from torch import Tensor
 
 from saes.activations import Positive
-from saes.architectures.shared import Aux, activity, check_k, coefficient, controlled, losses, one_site, released, shrinkage_limit
+from saes.architectures.shared import (
+    Aux,
+    activity,
+    check_k,
+    coefficient,
+    controlled,
+    first_bound,
+    losses,
+    one_site,
+    released,
+    shrinkage_limit,
+)
 from saes.dictionary import Batch, Losses
 from saes.losses import fvu, l1
 from saes.sparse import SparseDictionary
@@ -41,7 +52,8 @@ class Relu:
         check_k(self.k, d_dict)
         one_site("Relu", parts)
         dictionary = SparseDictionary.random(d_in, d_out, d_dict, Positive(), seed=seed, transcoder=transcoder, skip=skip)
-        return dictionary if self.penalty is not None else controlled(dictionary, self.k)
+        torch.nn.init.constant_(dictionary.b_enc, -first_bound(self.k, d_dict))
+        return dictionary if self.penalty is not None else controlled(dictionary, 0.3 * shrinkage_limit(d_out, self.k))
 
     def loss(self, dictionary: SparseDictionary, batch: Batch) -> Losses:
         """Reconstruction, penalty and auxiliary term on normalised activations."""

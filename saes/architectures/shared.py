@@ -73,14 +73,17 @@ def plain(aux: Aux, dictionary: SparseDictionary, batch: Batch) -> Losses:
     return losses(aux, dictionary, batch, y_hat, fvu(batch.y, y_hat), activity(support, code))
 
 
-def controlled(dictionary: SparseDictionary, k: int, first: float = LOW) -> SparseDictionary:
-    """Give the dictionary a coefficient that `hold` moves from `first` on, and a start at an L0 of a few times k.
+def first_bound(k: int, d_dict: int) -> float:
+    """The pre-activation above which FIRST * k latents are at the start.
 
-    Inputs have `E|x|^2 = d_in`, so pre-activations start normal with the deviation START. Were half of the latents active at first, the
-    coefficient would climb for as long as they take to fall silent, and crush what they have learnt.
+    Inputs have `E|x|^2 = d_in`, so pre-activations start normal with the deviation START. Were half of the latents active at first,
+    whatever makes them fall silent would grow for as long as that takes, and crush what they have learnt.
     """
-    rate = min(0.5, FIRST * k / dictionary.d_dict)
-    torch.nn.init.constant_(dictionary.b_enc, START * float(torch.special.ndtri(torch.tensor(rate))))
+    return -START * float(torch.special.ndtri(torch.tensor(min(0.5, FIRST * k / d_dict))))
+
+
+def controlled(dictionary: SparseDictionary, first: float = LOW) -> SparseDictionary:
+    """Give the dictionary a coefficient that `hold` moves from `first` on."""
     dictionary.register_buffer(CONTROL, torch.tensor([first, FIRST]).log())
     return dictionary
 

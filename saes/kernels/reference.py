@@ -277,9 +277,11 @@ def cross_layer(given: Given, *, k: int, n_layers: int) -> tuple[Tensor, Terms]:
     return torch.cat(z, 1), {"fvu": error, "aux": coefficient * torch.stack(aux).mean()}
 
 
-def hold(control: tuple[float, float], l0: float, k: int, *, gain: float, memory: float, ahead: float) -> tuple[float, float]:
-    """One move of a held coefficient: (log of the coefficient, running mean of log(L0 / k)) after a batch with this L0."""
+def hold(
+    control: tuple[float, float], l0: float, k: int, *, gain: float, memory: float, ahead: float, limit: float = math.inf
+) -> tuple[float, float]:
+    """One move of a held coefficient: (its logarithm, running mean of log(L0 / k)) after a batch with this L0."""
     strength, mean = control
     moved = (math.log((l0 + 1e-3) / k) - mean) / memory
     mean += moved
-    return strength + gain * min(1.0, max(-1.0, mean + ahead * moved)), mean
+    return min(strength + gain * min(1.0, max(-1.0, mean + ahead * moved)), math.log(limit)), mean
