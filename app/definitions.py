@@ -9,7 +9,12 @@ METRICS: dict[str, tuple[str, str]] = {
     "l0": ("L0", "Mean number of active latents per token."),
     "dead_share": ("Dead latents", "Share of latents that did not fire within the dead window."),
     "dense_share": ("Dense latents", "Share of latents that are active on more than a tenth of the tokens."),
-    "aux_loss": ("Auxiliary loss", "Error that the dead latents are trained to explain (AuxK, Gao et al. 2024)."),
+    "aux_loss": ("Auxiliary loss", "What the term that revives dead latents is still off by (AuxK, Gao et al. 2024), before its weight."),
+    "penalty_loss": ("Penalty", "The price of active latents (L1, or L_p): what sparsity costs in the loss, its coefficient included."),
+    "sparsity_loss": ("Sparsity term", "How far JumpReLU is from its target number of active latents, its coefficient included."),
+    "gate_loss": ("Gate term", "FVU of what the gates alone reconstruct (Rajamanoharan et al. 2024)."),
+    "multi_loss": ("Multi-TopK", "FVU of a second reconstruction from four times as many latents, its weight included."),
+    "fvu_first": ("FVU of the first prefix", "FVU of Matryoshka's smallest dictionary, the first of its nested prefixes."),
     "lr": ("Learning rate", "Step size of the optimiser."),
     "grad_norm": ("Gradient norm", "Norm of the gradient before clipping."),
     "tokens_per_s": ("Tokens per second", "Speed of training."),
@@ -18,7 +23,10 @@ METRICS: dict[str, tuple[str, str]] = {
     "ce_zero": ("CE zero", "Cross-entropy with the site set to zero."),
     "ce_mean": ("CE mean", "Cross-entropy with the site set to its mean."),
     "ce_recovered_zero": ("CE recovered (zero)", "(CE zero − CE reconstructed) / (CE zero − CE clean). 1 is as good as the model itself."),
-    "ce_recovered_mean": ("CE recovered (mean)", "As above against mean ablation, which is harder to beat than zero."),
+    "ce_recovered_mean": (
+        "CE recovered (mean)",
+        "(CE mean − CE reconstructed) / (CE mean − CE clean). The mean is harder to beat than zero.",
+    ),
     "kl": ("KL", "Mean divergence of the spliced model's predictions from the model's own, in nats per token."),
 }
 HIGHER_IS_BETTER = ("ce_recovered_zero", "ce_recovered_mean")

@@ -5,6 +5,7 @@ import streamlit as st
 
 from app import definitions, readers, session, widgets
 from app.address import choice
+from app.dictionaries import Dictionary
 from interp.runs import Run
 from interp.viz.html import element, number, table
 from interp.viz.strip import Token, strip
@@ -20,13 +21,13 @@ def check() -> None:
     choice(given.get("width"), "width", WIDTHS)
 
 
-def draw(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: int) -> None:
+def draw(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: int, words: Dictionary) -> None:
     strong = "darker" if session.theme().name == "light" else "brighter"
-    definition = f"The outlined token is the sampled one; {strong} and underlined thicker is stronger."
+    alike = f"All are equally strong: “random” is the fair sample of a {words.noun} with one value."
+    strength = alike if words.constant else f"{strong.capitalize()} and underlined thicker is stronger."
+    definition = f"The outlined token is the sampled one. {strength}"
     with widgets.panel("Examples", definition, run, "examples.parquet"):
-        if not run.has("examples.parquet"):
-            train = run.config.get("parents", {}).get("dictionary", "train-…")
-            widgets.missing(f"{run.id} holds no examples.", f"interp describe {train}")
+        if widgets.lacks(run, "examples.parquet", "examples"):
             return
         left, middle, right = st.columns((4, 3, 2), vertical_alignment="bottom")
         group = (

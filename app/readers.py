@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,12 @@ def config(run: Run) -> dict[str, Any]:
     """The fields of the run's config."""
     with reading(run, CONFIG):
         return run.config.get("config", {})
+
+
+def parents(run: Run) -> dict[str, str]:
+    """Name to run id of what the run was made from."""
+    with reading(run, CONFIG):
+        return run.config.get("parents", {})
 
 
 def tensor(run: Run, name: str, key: str) -> np.ndarray:
@@ -148,12 +155,44 @@ def examples(run: Run, group: int) -> Columns:
         return {**columns(table.drop_columns(["acts"])), "acts": matrix}
 
 
-def progress(folder: Path) -> tuple[int, list[dict[str, Any]]]:
-    """Total steps and finished rows of a training in progress. A last line that is still being written is skipped."""
-    rows = []
+@dataclass(frozen=True)
+class Progress:
+    """How far an unfinished training is."""
+
+    steps: int
+    """Steps in all; 0 where the file does not say."""
+    last: dict[str, float]
+    """The newest row; empty before the first."""
+    silent: float
+    """Seconds since something was written."""
+    config: dict[str, Any]
+
+
+# More than two rows of metrics.
+TAIL = 4096
+
+
+def progress(folder: Path) -> Progress:
+    """First and last lines of a training in progress. A last line that is still being written is skipped."""
+    head, tail, written = b"", b"", 0.0
+    with contextlib.suppress(OSError), (folder / "progress.jsonl").open("rb") as file:
+        head = file.readline()
+        written = (folder / "progress.jsonl").stat().st_mtime
+        file.seek(max(len(head), file.seek(0, 2) - TAIL))
+        tail = file.read()
+    rows = [row for line in tail.splitlines() if "step" in (row := _object(line))]
+    return Progress(int(_object(head).get("steps", 0)), rows[-1] if rows else {}, time.time() - written, _unsealed(folder))
+
+
+def _unsealed(folder: Path) -> dict[str, Any]:
+    """The fields of the config of a run in progress: written once, before its work begins."""
     with contextlib.suppress(OSError):
-        for line in (folder / "progress.jsonl").read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
-    total = int(rows[0].get("steps", 0)) if rows else 0
-    return total, [r for r in rows if "step" in r]
+        return _object((folder / CONFIG).read_bytes()).get("config", {})
+    return {}
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
+        found = json.loads(line)
+        return found if isinstance(found, dict) else {}
+    return {}

@@ -47,7 +47,12 @@ def all_runs(stage: str | None = None) -> list[Run]:
 
 def children(parent: str, stage: str, name: str = "dictionary") -> list[Run]:
     """The runs of a stage that were made from `parent`, newest first."""
-    return [run for run in all_runs(stage) if read(_parents, run).get(name) == parent]
+    return [run for run in all_runs(stage) if glance(readers.parents, run).get(name) == parent]
+
+
+def newest_children(stage: str, name: str = "dictionary") -> dict[str, Run]:
+    """Parent to the newest run of a stage that was made from it: what `children` finds, for all parents at once."""
+    return {parent: run for run in reversed(all_runs(stage)) if (parent := glance(readers.parents, run).get(name))}
 
 
 def running() -> list[Path]:
@@ -57,18 +62,24 @@ def running() -> list[Path]:
     )
 
 
-def _parents(run: Run) -> dict[str, str]:
-    return run.config.get("parents", {})
-
-
-@st.cache_resource(max_entries=96, show_spinner=False)
+@st.cache_resource(max_entries=256, show_spinner=False)
 def _kept(name: str, folder: str, stamp: int, arguments: tuple[Any, ...], _reader: Callable[..., Any]) -> Any:
     return _reader(Run(Path(folder)), *arguments)
+
+
+@st.cache_resource(max_entries=10_000, show_spinner=False)
+def _kept_small(name: str, folder: str, stamp: int, _reader: Callable[..., Any]) -> Any:
+    return _reader(Run(Path(folder)))
 
 
 def read(reader: Callable[..., T], run: Run, *arguments: Any) -> T:
     """What `reader(run, *arguments)` returns, kept for the next time. Callers do not write into it."""
     return _kept(reader.__qualname__, str(run.path), (run.path / MANIFEST).stat().st_mtime_ns, arguments, reader)
+
+
+def glance(reader: Callable[[Run], T], run: Run) -> T:
+    """`read` for what is small, such as configs: that of thousands of runs is kept."""
+    return _kept_small(reader.__qualname__, str(run.path), (run.path / MANIFEST).stat().st_mtime_ns, reader)
 
 
 def open_run(name: str, stage: str | None = None) -> Run:

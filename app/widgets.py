@@ -13,6 +13,7 @@ import streamlit as st
 
 from app import readers, session
 from app.address import anchor
+from app.dictionaries import Dictionary
 from interp import runs
 from interp.runs import MANIFEST, Run
 from interp.viz.colours import stylesheet
@@ -85,6 +86,14 @@ def missing(sentence: str, command: str) -> None:
     st.code(command, language="bash")
 
 
+def lacks(run: Run, file: str, what: str) -> bool:
+    """Draw the command that makes a file of a describe run where it is not there; true when it did."""
+    if run.has(file):
+        return False
+    missing(f"{run.id} holds no {what}. Delete its folder, then this command makes it anew:", run.command)
+    return True
+
+
 @contextlib.contextmanager
 def panel(title: str, definition: str = "", source: Run | None = None, file: str = "") -> Iterator[None]:
     """A framed part of a page with its definition and its source; a problem inside stays inside."""
@@ -111,13 +120,37 @@ def no_runs(stage: str) -> bool:
 
 
 def pick_run(stage: str) -> Run:
-    """The run that the address names, checked first; without one the newest. A picker changes it."""
+    """The run that the address names, checked first; without one the newest. The picker says it in words and writes the address."""
     names = [run.id for run in session.all_runs(stage)]
     asked = session.query().get("run")
     run = session.open_run(asked if asked is not None else names[0], stage)
-    session.default("run", run.id)
-    chosen = st.selectbox("run", names, index=None, key="run", bind="query-params", label_visibility="collapsed")
-    return session.open_run(chosen or run.id, stage)
+    st.query_params["run"] = st.session_state["_run"] = run.id
+    st.selectbox("run", names, key="_run", format_func=_title, on_change=_picked, label_visibility="collapsed")
+    return run
+
+
+def _picked() -> None:
+    st.query_params["run"] = st.session_state["_run"]
+
+
+def _title(name: str) -> str:
+    """A run in words, its name last."""
+    found = runs.find_run(session.root(), name)
+    words = ""
+    with contextlib.suppress(InputError):
+        words = title(found) if found else ""
+    return f"{words} · {name}" if words else name
+
+
+def title(run: Run) -> str:
+    """What a run is about; raises InputError when a parent is gone."""
+    if run.stage == "describe":
+        train = run.parent("dictionary")
+        return f"{session.glance(readers.config, session.tokens_run(run)).get('model', '?')} · {dictionary(train).name}"
+    config = session.glance(readers.config, run)
+    task = config.get("task")
+    name = task.get("kind", "") if isinstance(task, dict) else str(task or "")
+    return " · ".join(part for part in (str(config.get("model", "?")), name.upper()) if part)
 
 
 def lineage(run: Run) -> list[tuple[Run | None, str, bool]]:
@@ -135,11 +168,11 @@ def lineage(run: Run) -> list[tuple[Run | None, str, bool]]:
     return rows
 
 
-def provenance(run: Run) -> None:
+def provenance(run: Run, title: str = "Provenance") -> None:
     """Everything that the page was computed from, behind one button; the button says when a parent has changed."""
     rows = lineage(run)
     stale = any(is_stale for _, _, is_stale in rows)
-    with st.popover("⚠ parent changed" if stale else "Provenance", width="stretch"):
+    with st.popover("⚠ parent changed" if stale else title, width="stretch"):
         body = [(name, _age(found), _command(found), "changed or gone" if is_stale else "matches") for found, name, is_stale in rows]
         st.html(table(("run", "made", "command", "parent hash"), body))
         st.html(element("h4", "Configuration"))
@@ -179,26 +212,15 @@ def flatten(value: object, name: str = "") -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
 
 
-def architecture(run: Run) -> str:
-    """A dictionary in words: TopK k=32 · 768 latents."""
-    config = readers.config(run)
-    given = config.get("architecture", {})
-    # Coefficients of loss terms are in the provenance; what changes the sparse code belongs to the name.
-    named = {k: v for k, v in given.items() if k != "kind" and "coefficient" not in k and isinstance(v, (int, float, str))}
-    options = " ".join(f"{k}={v}" for k, v in named.items())
-    return f"{given.get('kind', '?')} {options} · {config.get('width', '?')} latents"
+def dictionary(train: Run) -> Dictionary:
+    """What a train run is about, from its config."""
+    return Dictionary.of(session.glance(readers.config, train))
 
 
 def subject(describe: Run) -> Html:
-    """What a describe run is about: model, site, architecture, tokens."""
-    train = describe.parent("dictionary")
-    cache = readers.config(session.tokens_run(describe))
-    rows = [
-        ("model", cache.get("model")),
-        ("site", readers.config(train).get("site")),
-        ("dictionary", architecture(train)),
-        ("text", cache.get("text")),
-    ]
+    """What a describe run is about: model, dictionary with its sites, text."""
+    cache = session.glance(readers.config, session.tokens_run(describe))
+    rows = [("model", cache.get("model")), ("dictionary", dictionary(describe.parent("dictionary")).name), ("text", cache.get("text"))]
     return facts([(k, v if v is not None else "–") for k, v in rows])
 
 

@@ -52,6 +52,8 @@ SETTINGS = {
     "saelens": ("bfloat16", "bfloat16 compiled", "float32 sparse", "float32"),
     "dictionary_learning": ("bfloat16", "float32"),
 }
+# What these run on a CPU by themselves: their autocast is for GPUs only, and it takes a line around their loops to have it here.
+SHIPPED = {"sparsify": "float32", "dictionary_learning": "float32"}
 # The width whose keys have no suffix.
 BASE = 4608
 # Batches of random rows that take turns in the speed part.
@@ -67,7 +69,7 @@ class Bench:
     json: bool = False
     """Print one JSON object as the last line."""
     quick: bool = False
-    """Speed at the first width only, two rounds, the settings known to be fastest."""
+    """Speed at the first width only, three rounds, the settings known to be fastest."""
     only: tuple[Literal["ours", "sparsify", "saelens", "dictionary_learning"], ...] = ("ours", *PACKAGES)
     """Which trainers."""
     speed: bool = True
@@ -180,30 +182,37 @@ def speed(bench: Bench, width: int, python: dict[str, Path], scratch: Path) -> d
     save_file({"train": torch.randn(POOL * bench.batch, bench.d, generator=torch.Generator().manual_seed(0))}, rows)
     # A long training: nothing of its schedule is special so early, and no latent is dead yet.
     task = Task("ours", str(rows), bench.d, width, bench.k, bench.batch, 10_000, bench.threads, lr=our_rate(width), dead=bench.dead)
-    names = ("floor", *bench.only)
     say(f"\nspeed, {bench.d} to {width:,} latents, k {bench.k}, batch {bench.batch:,}, {bench.threads} threads")
-    chosen = {name: SETTINGS[name][0] if bench.quick else fastest(name, task, python[name], scratch) for name in names}
+    tasks = contestants(bench, task, python, scratch)
     with contextlib.ExitStack() as stack:
-        workers = {
-            name: stack.enter_context(Worker.start(dataclasses.replace(task, trainer=name, setting=chosen[name]), python[name], scratch))
-            for name in names
-        }
+        workers = {name: stack.enter_context(Worker.start(each, python[each.trainer], scratch)) for name, each in tasks.items()}
         for worker in workers.values():
             worker.steps(1)
-        seconds = take_turns(workers, 2 if bench.quick else bench.rounds, bench.steps)
+        seconds = take_turns(workers, min(3, bench.rounds) if bench.quick else bench.rounds, bench.steps)
         peaks = {name: worker.peak_mb for name, worker in workers.items()}
     result: dict[str, Any] = {}
-    for name in names:
+    for name, each in tasks.items():
         rate = bench.batch / min(seconds[name])
-        result |= {f"tokens_per_s_{name}": round(rate), f"peak_mb_{name}": peaks[name], f"setting_{name}": chosen[name]}
-        say(f"  {name:20} {chosen[name]:18} {rate:10,.0f} tokens/s {peaks[name] or 0:8,.0f} MB")
-    if "ours" in names:
-        for name in names:
-            if name != "ours":
-                ratio = statistics.median(other / own for own, other in zip(seconds["ours"], seconds[name], strict=True))
-                result[f"ours_over_{name}"] = round(ratio, 3)
-                say(f"  ours over {name:20} {ratio:6.2f}")
+        result |= {f"tokens_per_s_{name}": round(rate), f"peak_mb_{name}": peaks[name], f"setting_{name}": each.setting}
+        line = f"  {name:30} {each.setting:18} {rate:10,.0f} tokens/s {peaks[name] or 0:8,.0f} MB"
+        if name != "ours" and "ours" in tasks:
+            ratio = statistics.median(other / own for own, other in zip(seconds["ours"], seconds[name], strict=True))
+            result[f"ours_over_{name}"] = round(ratio, 3)
+            line += f"   ours is {ratio:.2f} times as fast"
+        say(line)
     return result
+
+
+def contestants(bench: Bench, task: Task, python: dict[str, Path], scratch: Path) -> dict[str, Task]:
+    """Who takes turns: each at its fastest setting, and beside it as it is shipped where that is another."""
+    tasks = {}
+    for name in ("ours", "floor", *(name for name in bench.only if name != "ours")):
+        if name in (*bench.only, "floor"):
+            setting = SETTINGS[name][0] if bench.quick else fastest(name, task, python[name], scratch)
+            tasks[name] = dataclasses.replace(task, trainer=name, setting=setting)
+            if not bench.quick and SHIPPED.get(name, setting) != setting:
+                tasks[f"{name}_as_shipped"] = dataclasses.replace(task, trainer=name, setting=SHIPPED[name])
+    return tasks
 
 
 def fastest(name: str, task: Task, python: Path, scratch: Path) -> str:
@@ -214,9 +223,9 @@ def fastest(name: str, task: Task, python: Path, scratch: Path) -> str:
             with Worker.start(dataclasses.replace(task, trainer=name, setting=setting), python, scratch) as worker:
                 worker.steps(1)
                 seconds[setting] = min(worker.steps(2))
-            say(f"  tried {name:20} {setting:18} {task.batch / seconds[setting]:10,.0f} tokens/s")
+            say(f"  tried {name:24} {setting:18} {task.batch / seconds[setting]:10,.0f} tokens/s")
         except InputError as error:
-            say(f"  tried {name:20} {setting:18} failed: {error}")
+            say(f"  tried {name:24} {setting:18} {error}")
     return min(seconds, key=seconds.__getitem__) if seconds else SETTINGS[name][0]
 
 
@@ -337,12 +346,13 @@ class Worker:
             self.process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
-        """Its next answer; raises InputError when it has died."""
+        """Its next answer; raises InputError when there is none, or when its library failed."""
         assert self.process.stdout is not None
-        if line := self.process.stdout.readline():
-            return json.loads(line)
-        last = ([text for text in self.log.read_text().splitlines() if text.strip()] or ["it said nothing"])[-1]
-        raise InputError(f"{self.task.trainer} stopped ({last}); leave it out with --only, or install it anew by deleting its environment")
+        line = self.process.stdout.readline()
+        answer = json.loads(line) if line else {"failed": (self.log.read_text().splitlines() or ["killed"])[-1]}
+        if "failed" in answer:
+            raise InputError(f"{self.task.trainer} could not be run ({answer['failed']}); leave it out with --only")
+        return answer
 
 
 def say(text: str) -> None:

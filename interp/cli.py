@@ -87,7 +87,8 @@ def _members(name: str, kind: type, arguments: list[str]) -> tuple[list[tuple[st
     from interp.stages.base import Context
 
     shared = {"plan", "json", "root", "device"}
-    lines = product(arguments, _switches(kind) | _switches(Context)) if hasattr(kind, "work_all") else [arguments]
+    whole = frozenset(f"--{option}" for option in shared)
+    lines = product(arguments, _switches(kind) | _switches(Context), whole) if hasattr(kind, "work_all") else [arguments]
     parsed = [_parse(name, kind, line) for line in lines]
     alone = [shlex.join(["interp", name, *_without(line, shared, _switches(Context))]) for line in lines]
     return list(zip(alone, (command for command, _ in parsed), strict=True)), parsed[0][1]

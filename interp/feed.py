@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.sites import Site
@@ -127,19 +127,23 @@ class Streamed:
         sequences = self._sequences(epoch)[chunk]
         keep = self.store.keep[torch.from_numpy(sequences)]
         parts: dict[Site, list[Tensor]] = {site: [] for site in self.sites}
+        giants: list[Tensor] = []
         for start in range(0, len(sequences), _BATCH):
-            now = sequences[start : start + _BATCH]
-            kept = keep[start : start + _BATCH]
-            for site, rows in self.store.computed(self.sites, now).items():
-                parts[site].append(rows[kept.to(rows.device)].cpu())
-        rows = {site: torch.cat(found) for site, found in parts.items()}
-        return rows, self._order(rows, np.random.Generator(np.random.Philox(key=[self.seed, epoch << 32 | chunk + 1])))
+            # All sites that the run is of, so that what is left out does not depend on those that are read.
+            found = self.store.computed(self.store.sites, sequences[start : start + _BATCH])
+            rows = {site: values[keep[start : start + _BATCH].to(values.device)] for site, values in found.items()}
+            giants.append(torch.stack([v.float().norm(dim=1) > OUTLIER * self.store.medians[s] for s, v in rows.items()]).any(0).cpu())
+            for site in self.sites:
+                parts[site].append(rows[site].cpu())
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch << 32 | chunk + 1]))
+        return {site: torch.cat(found) for site, found in parts.items()}, _order(torch.cat(giants), generator)
 
-    def _order(self, rows: Rows, generator: np.random.Generator) -> Int[Tensor, " row"]:
-        giant = torch.stack([values.float().norm(dim=1) > OUTLIER * self.store.medians[site] for site, values in rows.items()]).any(0)
-        order = torch.from_numpy(generator.permutation(len(giant)))
-        good = order[~giant[order]]
-        return torch.where(giant[order], good[torch.from_numpy(generator.integers(len(good), size=len(order)))], order)
+
+def _order(giant: Bool[Tensor, " row"], generator: np.random.Generator) -> Int[Tensor, " row"]:
+    """A permutation of the rows, with another row in place of each giant."""
+    order = torch.from_numpy(generator.permutation(len(giant)))
+    good = order[~giant[order]]
+    return torch.where(giant[order], good[torch.from_numpy(generator.integers(len(good), size=len(order)))], order)
 
 
 Feed = Stored | Streamed

@@ -129,35 +129,46 @@ def write_cache(root: Path, vocab: list[bytes], tokens: np.ndarray) -> Run:
 
 
 def curve(rng: np.random.Generator, k: int, steps: int) -> dict[str, np.ndarray]:
-    """Training metrics of a plausible shape: exponential decay towards a floor that falls with k."""
+    """Training metrics of a plausible shape: exponential decay towards a floor that falls with k, and bends at k = 16."""
     t = np.arange(steps) / steps
-    floor = 0.45 * k**-0.33
+    floor = floor_of(k)
     fvu = floor + (1 - floor) * np.exp(-9 * t) + rng.normal(0, 0.006, steps)
     return {
         "loss": fvu + 0.02,
         "fvu": fvu,
         "l0": np.full(steps, float(k)) + rng.normal(0, 0.2, steps),
+        "aux_loss": 0.2 * np.exp(-6 * t),
         "dead_share": 0.3 * np.exp(-4 * t) + 0.02,
+        "dense_share": np.full(steps, 0.01),
         "lr": np.minimum(1, (1 - t) * 5) * 3e-4,
         "grad_norm": 0.4 + 0.8 * np.exp(-5 * t),
-        "tokens_per_s": np.full(steps, 21000.0),
     }
 
 
-def train_config(k: int) -> dict[str, Any]:
-    return {
-        "kind": "Train",
-        "site": "10.resid_post",
-        "architecture": {"kind": "TopK", "k": k},
-        "width": WIDTH,
-        "tokens": 400_000,
-        "lr": 3e-4,
-        "seed": 0,
-    }
+def floor_of(k: int) -> float:
+    """FVU at the end."""
+    return 0.45 * min(k, 16) ** -0.5 * (max(k, 16) / 16) ** -0.1
 
 
-def write_train(root: Path, rng: np.random.Generator, cache: Run, k: int, steps: int = 400) -> Run:
-    metrics = curve(rng, k, steps)
+def train_config(k: int | None = 32, kind: str = "TopK", /, **fields: Any) -> dict[str, Any]:
+    """What a train run says of itself; `fields` replace those of an autoencoder on 10.resid_post."""
+    aux = {"kind": "Aux", "aux_coefficient": 1 / 32, "k_aux": None}
+    own = {"TopK": {"multi": 0.0}, "Codebook": {"books": 1, "metric": "cosine", "combine": "mean"}}.get(kind, {})
+    usual = {
+        "kind": "Train", "architecture": {"kind": kind, **({} if k is None else {"k": k}), **own, "aux": aux}, "site": "10.resid_post",
+        "skip": False, "width": WIDTH, "epochs": 3.0, "batch_size": 1024, "lr": None, "precision": "float32", "log_every": 10, "seed": 0,
+        "shuffle": 0,
+    }  # fmt: skip
+    config = {**usual, **fields}
+    return {"write": config["site"], **config}
+
+
+def k_of(config: dict[str, Any]) -> int:
+    return config["architecture"].get("k", 32)
+
+
+def write_train(root: Path, rng: np.random.Generator, cache: Run, config: dict[str, Any], steps: int = 400) -> Run:
+    metrics = curve(rng, k_of(config), steps)
 
     def fill(work: Draft) -> None:
         name = pa.array([n for n in metrics for _ in range(steps)]).dictionary_encode()
@@ -168,8 +179,8 @@ def write_train(root: Path, rng: np.random.Generator, cache: Run, k: int, steps:
         save_file({"decoder": rng.normal(size=(WIDTH, D_IN)).astype(np.float32)}, work.path / "weights.safetensors")
         work.write_json("summary.json", {name: float(values[-1]) for name, values in metrics.items()})
 
-    command = f"interp train {cache.id} --site 10.resid_post --width {WIDTH} top-k --k {k}"
-    return make_run(root, "train", train_config(k), {"store": cache.id}, command, fill)
+    command = f"interp train {cache.id} --sites {config['site']} --k {k_of(config)}"
+    return make_run(root, "train", config, {"store": cache.id}, command, fill)
 
 
 def write_running(root: Path, rng: np.random.Generator, cache: Run, k: int = 128) -> Path:
@@ -177,13 +188,16 @@ def write_running(root: Path, rng: np.random.Generator, cache: Run, k: int = 128
     metrics = curve(rng, k, 400)
     with runs.draft(root, "train", train_config(k), {"store": cache.id}) as work:
         rows = [json.dumps({"steps": 400})]
-        rows += [json.dumps({"step": s, "tokens": s * 1024, **{n: float(v[s]) for n, v in metrics.items()}}) for s in range(0, 150, 5)]
+        for step in range(0, 150, 5):
+            figures = {name: float(values[step]) for name, values in metrics.items()}
+            rows.append(json.dumps({"step": step, "tokens": step * 1024, **figures, "tokens_per_s": 21000.0}))
         (work.path / "progress.jsonl").write_text("\n".join(rows) + '\n{"step": 150, "tok')
         return work.path
 
 
-def write_evaluate(root: Path, train: Run, k: int) -> Run:
-    fvu = 0.45 * k**-0.33
+def write_evaluate(root: Path, train: Run) -> Run:
+    k = k_of(train.config["config"])
+    fvu = floor_of(k)
     values = {
         "fvu": fvu, "l0": float(k), "dead_share": 0.06, "dense_share": 0.01, "ce_clean": 3.21, "ce_recon": 3.21 + fvu, "ce_zero": 10.4,
         "ce_mean": 8.1, "ce_recovered_zero": 1 - fvu / 7.19, "ce_recovered_mean": 1 - fvu / 4.89, "kl": fvu * 0.9,
@@ -213,7 +227,10 @@ def activations(rng: np.random.Generator, tokens: np.ndarray, vocab: list[bytes]
     return acts
 
 
-def latent_table(rng: np.random.Generator, acts: np.ndarray, tokens: np.ndarray, cosines: np.ndarray) -> pa.Table:
+def latent_table(
+    rng: np.random.Generator, acts: np.ndarray, tokens: np.ndarray, cosines: np.ndarray, lacks: frozenset[str] = frozenset()
+) -> pa.Table:
+    """`latents.arrow`; the columns `lacks` are null."""
     flat, rows = tokens.ravel(), []
     for latent, row in enumerate(acts):
         on = row[row > 0]
@@ -245,7 +262,8 @@ def latent_table(rng: np.random.Generator, acts: np.ndarray, tokens: np.ndarray,
             }
         )
     ints = {"latent": pa.int32(), "n_active": pa.int64(), "nearest": pa.int32(), "top_token": pa.int32(), "dead": pa.bool_()}
-    return pa.table({name: pa.array([r[name] for r in rows]).cast(ints.get(name, pa.float32()), safe=False) for name in rows[0]})
+    columns = {name: pa.array([r[name] for r in rows]).cast(ints.get(name, pa.float32()), safe=False) for name in rows[0]}
+    return pa.table({name: pa.nulls(len(rows), pa.float32()) if name in lacks else column for name, column in columns.items()})
 
 
 def picks(rng: np.random.Generator, row: np.ndarray, flat: np.ndarray) -> list[tuple[int, int, int]]:
@@ -282,7 +300,20 @@ def example_table(rng: np.random.Generator, acts: np.ndarray, tokens: np.ndarray
     )
 
 
-def write_describe(root: Path, rng: np.random.Generator, train: Run, acts: np.ndarray, tokens: np.ndarray, n_vocab: int) -> Run:
+# What a describe run lacks: a transcoder has no cosine, a site that does not write to the residual stream no logits.
+NO_COSINE = frozenset({"enc_dec_cos"})
+NO_LOGITS = frozenset({"logit_kurtosis", "logit_skew"})
+
+
+def write_describe(
+    root: Path,
+    rng: np.random.Generator,
+    train: Run,
+    acts: np.ndarray,
+    tokens: np.ndarray,
+    n_vocab: int,
+    lacks: frozenset[str] = frozenset(),
+) -> Run:
     decoder = rng.normal(size=(WIDTH, D_IN))
     decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
     cosines, logits = decoder @ decoder.T, decoder @ rng.normal(size=(D_IN, n_vocab))
@@ -290,18 +321,20 @@ def write_describe(root: Path, rng: np.random.Generator, train: Run, acts: np.nd
     span = np.stack([logits.min(1), logits.max(1)], 1).astype(np.float32)
 
     def fill(work: Draft) -> None:
-        write_arrow(work.path / "latents.arrow", latent_table(rng, acts, tokens, cosines))
+        write_arrow(work.path / "latents.arrow", latent_table(rng, acts, tokens, cosines, lacks))
         groups = [example_table(rng, acts, tokens, range(g, min(g + 64, WIDTH))) for g in range(0, WIDTH, 64)]
         with pq.ParquetWriter(work.path / "examples.parquet", groups[0].schema, compression="zstd") as writer:
             for group in groups:
                 writer.write_table(group, row_group_size=max(1, len(group)))
         acts_hist = np.stack([np.histogram(row[row > 0] / max(row.max(), 1e-9), 50, (0, 1))[0] for row in acts]).astype(np.uint32)
         logit_hist = np.stack([np.histogram(row, 50, (lo, hi))[0] for row, (lo, hi) in zip(logits, span, strict=True)]).astype(np.uint16)
-        save_file({"acts": acts_hist, "logits": logit_hist, "logit_range": span}, work.path / "histograms.safetensors")
+        logit_parts = {} if lacks >= NO_LOGITS else {"logits": logit_hist, "logit_range": span}
+        save_file({"acts": acts_hist, **logit_parts}, work.path / "histograms.safetensors")
         top, bottom = order[:, :20], order[:, :-21:-1]
         tables = {name: np.take_along_axis(logits, ids, 1).astype(np.float16) for name, ids in (("top", top), ("bottom", bottom))}
         ids = {"top_ids": np.ascontiguousarray(top, np.int32), "bottom_ids": np.ascontiguousarray(bottom, np.int32)}
-        save_file({**ids, **tables}, work.path / "logits.safetensors")
+        if logit_parts:
+            save_file({**ids, **tables}, work.path / "logits.safetensors")
         cos = np.take_along_axis(cosines, near, 1).astype(np.float16)
         save_file({"ids": np.ascontiguousarray(near, np.int32), "cos": cos}, work.path / "neighbours.safetensors")
         alive = (acts > 0).any(1)
@@ -422,8 +455,8 @@ def write_family(root: Path, hostile: bool = False, seed: int = 0) -> Family:
     acts = activations(rng, tokens, vocab)
     cache = write_cache(root, vocab, tokens)
     sizes = (8, 16, 32, 64)
-    trains = tuple(write_train(root, rng, cache, k) for k in sizes)
-    evaluates = tuple(write_evaluate(root, train, k) for train, k in zip(trains, sizes, strict=True))
+    trains = tuple(write_train(root, rng, cache, train_config(k)) for k in sizes)
+    evaluates = tuple(write_evaluate(root, train) for train in trains)
     describe = write_describe(root, rng, trains[2], acts, tokens, len(vocab))
     heads, circuit = write_heads(root, rng, vocab, tokens), write_circuit(root, rng, vocab)
     write_running(root, rng, cache)

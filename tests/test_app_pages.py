@@ -165,7 +165,8 @@ def test_an_address_restores_the_other_views(visit, family):
 
 def test_without_an_address_the_newest_run_and_a_live_latent_are_shown(visit, family):
     at = visit("feature")
-    assert at.selectbox(key="run").value == family.describe.id
+    assert at.selectbox(key="_run").value == family.describe.id
+    assert at.query_params["run"] == family.describe.id
     assert family.acts[at.number_input(key="f").value].max() > 0
 
 
@@ -208,17 +209,23 @@ def forget(run: Run, name: str) -> None:
     (run.path / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_missing_examples_show_the_command_and_leave_the_rest(visit, copy):
-    forget(copy.describe, "examples.parquet")
+@pytest.mark.parametrize("name", ["examples.parquet", "histograms.safetensors", "logits.safetensors", "neighbours.safetensors"])
+def test_a_missing_file_shows_the_command_and_leaves_the_rest(visit, copy, name):
+    forget(copy.describe, name)
     at = visit("feature", copy.root)
-    assert f"interp describe {copy.trains[2].id}" in commands(at)
-    assert "raises" in text(at)
+    assert commands(at).count(f"interp describe {copy.trains[2].id}") == 1
+    assert text(at).count("Delete its folder") == 1
+    assert "cannot be shown" not in text(at)
+    at = visit("explorer", copy.root)
+    assert "cannot be shown" not in text(at)
+    assert text(at).count("Delete its folder") == (1 if name == "examples.parquet" else 0)
 
 
-def test_a_site_without_logits_says_why(visit, copy):
-    forget(copy.describe, "logits.safetensors")
-    assert "does not write to the residual stream" in text(visit("feature", copy.root))
-    assert "cannot be shown" not in text(visit("explorer", copy.root))
+def test_the_picker_says_in_words_what_each_run_is_about_and_writes_the_address(visit, family):
+    at = visit("heads")
+    assert at.selectbox(key="_run").options == [f"smollm2 · {family.heads.id}"]
+    at = visit("feature")
+    assert at.selectbox(key="_run").options == [f"smollm2 · TopK k=32 · 10.resid_post · 192 latents · {family.describe.id}"]
 
 
 def test_a_truncated_file_stays_inside_its_panel(visit, copy):

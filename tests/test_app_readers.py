@@ -124,14 +124,29 @@ def test_a_missing_column_is_named(family, tmp_path):
 
 
 def test_the_last_line_of_a_progress_file_may_be_cut(family):
-    folder = next(family.root.glob("train-*.part"))
-    total, rows = readers.progress(folder)
-    assert total == 400
-    assert rows[-1]["step"] == 145
+    found = readers.progress(next(family.root.glob("train-*.part")))
+    assert found.steps == 400
+    assert found.last["step"] == 145
+    assert found.config["architecture"]["k"] == 128
+    assert found.silent < 600
+
+
+def test_only_the_ends_of_a_long_progress_file_are_read(tmp_path):
+    rows = [json.dumps({"steps": 10**6}), *(json.dumps({"step": s, "loss": 0.5, "tokens": s}) for s in range(50_000))]
+    (tmp_path / "progress.jsonl").write_text("\n".join(rows) + "\n")
+    found = readers.progress(tmp_path)
+    assert (found.steps, found.last["step"]) == (10**6, 49_999)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]\n[2]\n", b"\xff\xfe\n", b'{"steps": 5}\n'])
+def test_progress_of_a_file_that_is_empty_or_damaged_is_nothing_yet(tmp_path, content):
+    (tmp_path / "progress.jsonl").write_bytes(content)
+    assert readers.progress(tmp_path).last == {}
 
 
 def test_progress_of_a_folder_without_the_file_is_nothing(tmp_path):
-    assert readers.progress(tmp_path) == (0, [])
+    found = readers.progress(tmp_path)
+    assert (found.steps, found.last, found.config) == (0, {}, {})
 
 
 def test_equal_windows_are_folded_into_the_first():

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from synthetic_runs import Family, write_family
+from synthetic_zoo import Zoo, write_zoo
 
 from app.__main__ import command
 from interp.viz.colours import DARK, LIGHT
@@ -39,18 +40,36 @@ def family(tmp_path_factory) -> Family:
 
 
 @pytest.fixture(scope="module")
+def zoo(tmp_path_factory) -> Zoo:
+    return write_zoo(tmp_path_factory.mktemp("zoo"))
+
+
+@pytest.fixture(scope="module")
 def server(family, tmp_path_factory) -> Iterator[str]:
+    with serving(family.root, tmp_path_factory.mktemp("log")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def zoo_server(zoo, tmp_path_factory) -> Iterator[str]:
+    with serving(zoo.root, tmp_path_factory.mktemp("log")) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def serving(root: Path, logs: Path) -> Iterator[str]:
+    """The app on a free port, until the end of the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = (tmp_path_factory.mktemp("log") / "server.log").open("w")
-    process = subprocess.Popen(command(family.root, port, "127.0.0.1"), stdout=log, stderr=subprocess.STDOUT)
+    with (logs / "server.log").open("w") as log:
+        process = subprocess.Popen(command(root, port, "127.0.0.1"), stdout=log, stderr=subprocess.STDOUT)
     try:
         _wait_for(f"http://127.0.0.1:{port}/_stcore/health", process)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _wait_for(address: str, process: subprocess.Popen) -> None:
@@ -119,7 +138,7 @@ def tab(chromium, server) -> Iterator[Tab]:
 
 
 def test_home_leads_to_the_features_and_back_returns(tab, family):
-    tab.open("").page.click("text=Explore features")
+    tab.open("").page.click("text=Explore latents")
     tab.settle("explorer").page.wait_for_selector("table.grid >> text=strongest example", timeout=WAIT)
     assert tab.query()["run"] == [family.describe.id]
     tab.page.go_back()
@@ -148,6 +167,42 @@ def test_a_page_from_the_menu_writes_its_address(tab, family):
     tab.open("").page.click('a:has-text("Feature") >> nth=0')
     tab.settle("feature").wait_for_query("run", family.describe.id)
     assert "f" in tab.query()
+
+
+def test_the_picker_changes_the_run_and_back_undoes_it(chromium, zoo_server, zoo):
+    tab = Tab(chromium, zoo_server).open("feature", f"run={zoo.describes['codebook'].id}&f=3")
+    tab.page.wait_for_selector("h2:has-text('Code 3')", timeout=WAIT)
+    tab.page.get_by_role("combobox").first.click()
+    tab.page.click(f"text={zoo.describes['skip'].id}")
+    tab.wait_for_query("run", zoo.describes["skip"].id)
+    tab.page.wait_for_selector("h2:has-text('Latent 3')", timeout=WAIT)
+    tab.page.go_back()
+    tab.wait_for_query("run", zoo.describes["codebook"].id)
+    tab.page.wait_for_selector("h2:has-text('Code 3')", timeout=WAIT)
+    assert not tab.errors
+    tab.page.context.close()
+
+
+def test_a_pill_takes_the_relatives_of_a_run_away_and_back_brings_them_again(chromium, zoo_server, zoo):
+    tab = Tab(chromium, zoo_server).open("runs", f"sel={zoo.grid[0].id}&vary=k&vary=architecture")
+    tab.page.wait_for_selector("text=In view: 6 runs", timeout=WAIT)
+    tab.page.get_by_test_id("stButtonGroup").get_by_text("architecture", exact=True).click()
+    tab.page.wait_for_selector("text=In view: 3 runs", timeout=WAIT)
+    assert tab.query()["vary"] == ["k"]
+    tab.page.go_back()
+    tab.page.wait_for_selector("text=In view: 6 runs", timeout=WAIT)
+    assert not tab.errors
+    tab.page.context.close()
+
+
+def test_a_click_on_a_point_names_its_dictionary(chromium, zoo_server, zoo):
+    tab = Tab(chromium, zoo_server).open("runs", f"sel={zoo.grid[0].id}&vary=k&vary=architecture")
+    points = tab.page.locator('[data-testid="stPlotlyChart"]').nth(1).locator(".scatterlayer .points path.point")
+    points.first.wait_for(timeout=WAIT)
+    points.first.click(force=True)
+    tab.page.wait_for_selector("text=Chosen: ", timeout=WAIT)
+    assert not tab.errors
+    tab.page.context.close()
 
 
 def test_keys_step_through_the_latents_and_back_undoes_a_step(tab, family):

@@ -1,7 +1,9 @@
 """The command line: one habit, one sentence for bad input, exit code 2, nothing lost."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -16,6 +18,7 @@ from interp.runs import Run
 from interp.sites import Site
 from interp.stages.base import Context, execute
 from interp.stages.cache import Cache
+from saes.architectures import ARCHITECTURES
 
 
 def interp(*arguments: object, code: int = 0) -> "subprocess.CompletedProcess[str]":
@@ -36,11 +39,19 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return sentence
 
 
+def shown(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What a command that succeeds prints on both streams, blanks and line breaks made one, in this process."""
+    with pytest.raises(SystemExit) as leave:
+        main([str(argument) for argument in arguments])
+    assert leave.value.code == 0
+    captured = capsys.readouterr()
+    return " ".join((captured.out + captured.err).replace("│", " ").split())
+
+
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, corpus_file: Path) -> Run:
-    stage = Cache(
-        sites=(Site(1, "resid_post"),), model=str(tiny_llama), text=f"files:{corpus_file}", tokens=2048, context=32, dtype="float32"
-    )
+    sites = tuple(Site.parse(text) for text in ("0.mlp_in", "0.mlp_out", "1.mlp_in", "1.mlp_out"))
+    stage = Cache(sites=sites, model=str(tiny_llama), text=f"files:{corpus_file}", tokens=2048, context=32, dtype="float32")
     done = execute(stage, Context(tmp_path_factory.mktemp("runs")))
     assert done is not None
     return done
@@ -110,6 +121,114 @@ def test_wrong_inputs_get_one_sentence_each(tmp_path: Path, cached: Run, tiny_ll
     assert runs.list_runs(root) == [cached]
 
 
+PAIR = ("--sites", "0.mlp_in+1.mlp_in")
+# What some architectures need beside their name.
+NEEDS = {"CrossLayer": (*PAIR, "--write", "mlp_out")}
+
+
+@pytest.mark.parametrize("spelling", ["JumpRelu", "jump-relu", "jumprelu", "jump_relu", "JUMPRELU"])
+def test_an_architecture_is_chosen_by_any_spelling(cached: Run, capsys: pytest.CaptureFixture[str], spelling: str):
+    said = shown(capsys, "train", cached.id, "--architecture", spelling, "--k", 4, "--width", 64, "--root", cached.path.parent, "--plan")
+    assert "JumpRelu k 4 on 0.mlp_in, 32 → 64 latents" in said
+    said = shown(
+        capsys, "train", cached.id, f"--architecture={spelling},topk", "--k=4", "--width=64", "--root", cached.path.parent, "--plan"
+    )
+    assert "1 JumpRelu k 4" in said
+    assert "2 TopK k 4" in said
+
+
+def test_an_unknown_architecture_is_refused_with_those_there_are(cached: Run, capsys: pytest.CaptureFixture[str]):
+    assert refused(capsys, "train", cached.id, "--architecture", "BottomK", "--root", cached.path.parent) == (
+        f"interp: --architecture BottomK is unknown; choose one of {', '.join(ARCHITECTURES)}"
+    )
+    assert "--architecture  is unknown" in refused(capsys, "train", cached.id, "--architecture")
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_chosen_architecture_brings_its_options_with_their_defaults(capsys: pytest.CaptureFixture[str], name: str):
+    said = shown(capsys, "train", "--architecture", name, "--help")
+    assert f"--architecture NAME: {', '.join(ARCHITECTURES)}." in said
+    own = ARCHITECTURES[name]()
+    for field in dataclasses.fields(own):
+        if field.name != "aux":
+            option = f"--{field.name.replace('_', '-')} "
+            assert option in said
+            assert f"(default: {getattr(own, field.name)})" in said[said.index(option) :]
+    foreign = {f.name for kind in ARCHITECTURES.values() for f in dataclasses.fields(kind)} - {f.name for f in dataclasses.fields(own)}
+    assert not [f for f in foreign if f"--{f.replace('_', '-')} " in said]
+
+
+def test_an_option_of_another_architecture_is_refused(cached: Run, capsys: pytest.CaptureFixture[str]):
+    line = ("train", cached.id, "--k", "4", "--width", "64", "--root", str(cached.path.parent), "--plan", "--prefixes", "3")
+    assert "Matryoshka k 4" in shown(capsys, *line, "--architecture", "Matryoshka")
+    with pytest.raises(SystemExit) as leave:
+        main(list(line))
+    assert leave.value.code == 2
+    assert "--prefixes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_k_larger_than_the_width_is_refused_by_every_architecture(cached: Run, capsys: pytest.CaptureFixture[str], name: str):
+    line = ("train", cached.id, "--architecture", name, *NEEDS.get(name, ()), "--width", 64, "--root", cached.path.parent, "--plan")
+    assert re.search(r"k=65 .*choose k between 1 and \d+$", refused(capsys, *line, "--k", 65))
+    assert re.search(r"k=0 .*choose k between 1 and \d+$", refused(capsys, *line, "--k", 0))
+    assert f"{name} k 3" in shown(capsys, *line, "--k", 3)
+
+
+def test_sites_that_do_not_fit_are_refused_and_those_that_do_are_not(cached: Run, capsys: pytest.CaptureFixture[str]):
+    line = ("train", cached.id, "--k", 4, "--width", 64, "--root", cached.path.parent, "--plan")
+    several = ("BatchTopK", "JumpRelu", "Matryoshka", "Relu", "Gated", "TopK", "Discrete")
+    for name in several:
+        said = refused(capsys, *line, "--architecture", name, *PAIR)
+        assert said == f"interp: {name} reads one site, not 2 joined by +; Crosscoder and CrossLayer read several"
+    assert "add --write" in refused(capsys, *line, "--skip")
+    assert "names 2 sites for 1 that are read" in refused(capsys, *line, "--sites", "1.mlp_in", "--write", "0.mlp_out+1.mlp_out")
+    assert "names 1 sites for 2 that are read" in refused(capsys, *line, "--architecture", "Crosscoder", *PAIR, "--write", "0.mlp_out")
+    assert "holds no 1.attn_out; it holds 0.mlp_in, 0.mlp_out" in refused(capsys, *line, "--sites", "1.mlp_in", "--write", "attn_out")
+    assert "names no site" in refused(capsys, *line, "--sites", "0.mlp_in+")
+    assert "names no site" in refused(capsys, *line, "--write", "mlpout")
+    for name in ("Codebook", "Discrete"):
+        assert f"{name} writes what it reads" in refused(capsys, *line, "--architecture", name, "--write", "mlp_out")
+    for sites in (("--sites", "1.mlp_in"), PAIR, (*PAIR, "--write", "mlp_out", "--skip")):
+        assert "Crosscoder k 4" in shown(capsys, *line, "--architecture", "Crosscoder", *sites)
+    assert "1.mlp_in → 1.mlp_out" in shown(capsys, *line, "--sites", "1.mlp_in", "--write", "mlp_out", "--skip")
+
+
+def test_widths_that_do_not_divide_are_refused(cached: Run, capsys: pytest.CaptureFixture[str]):
+    line = ("train", cached.id, "--k", 4, "--root", cached.path.parent, "--plan")
+    cross = ("--architecture", "CrossLayer", *PAIR, "--write", "mlp_out")
+    assert "65 cannot be shared by 2 layers; choose a multiple of 2" in refused(capsys, *line, *cross, "--width", 65)
+    assert "predicts what MLPs write" in refused(capsys, *line, "--architecture", "CrossLayer", *PAIR, "--width", 64)
+    assert "predicts what MLPs write" in refused(capsys, *line, *cross, "--width", 64, "--skip")
+    books = ("--architecture", "Codebook", "--books")
+    assert "64 cannot be shared by 3 books; choose a multiple of 3" in refused(capsys, *line, *books, 3, "--width", 64)
+    assert "32 dimensions cannot be cut into 5 chunks" in refused(capsys, *line, *books, 5, "--width", 65)
+    assert "prefixes=9 do not halve 64 latents" in refused(capsys, *line, "--architecture", "Matryoshka", "--prefixes", 9, "--width", 64)
+
+
+def test_numbers_that_train_nothing_are_refused(cached: Run, capsys: pytest.CaptureFixture[str]):
+    line = ("train", cached.id, "--k", 4, "--width", 64, "--root", cached.path.parent, "--plan")
+    assert "--batch-size 0 is no batch" in refused(capsys, *line, "--batch-size", 0)
+    assert "steps=0 is too small" in refused(capsys, *line, "--epochs", 0)
+    assert "lr=-1.0 trains nothing" in refused(capsys, *line, "--lr", -1)
+    assert "log_every=0 is too small" in refused(capsys, *line, "--log-every", 0)
+    for option in ("--epochs", "--lr", "--aux-coefficient"):
+        for value in ("nan", "inf", "-inf"):
+            assert refused(capsys, *line, option, value) == f"interp: {value} cannot be the value of an option; give a finite number"
+    assert "--sequences 0 measures nothing" in refused(capsys, "eval", "train-00000000", "--sequences", 0)
+
+
+def test_a_root_with_a_comma_in_its_name_is_one_root(
+    tmp_path: Path, tiny_llama: Path, corpus_file: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = tmp_path / "a,b"
+    cache = ("--model", tiny_llama, "--text", f"files:{corpus_file}", "--tokens", 512, "--context", 32, "--dtype", "float32")
+    shown(capsys, "cache", "--sites", "0.z", *cache, "--root", root)
+    (run,) = runs.list_runs(root)
+    shown(capsys, "train", run.id, "--k", 2, 4, "--width", 16, "--batch-size", 64, "--root", root)
+    assert len(runs.list_runs(root, "train")) == 2
+
+
 def test_a_port_in_use_is_named(capsys: pytest.CaptureFixture[str]):
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
@@ -120,7 +239,7 @@ def test_a_port_in_use_is_named(capsys: pytest.CaptureFixture[str]):
 def test_a_damaged_shard_is_refused_and_the_command_to_repair_it_is_given(tmp_path: Path, cached: Run, capsys: pytest.CaptureFixture[str]):
     copy = tmp_path / cached.id
     shutil.copytree(cached.path, copy)
-    shard = next((copy / "acts").rglob("*.safetensors"))
+    shard = next((copy / "acts" / "0.mlp_in").glob("*.safetensors"))
     good = shard.read_bytes()
     shard.write_bytes(good[:-5] + bytes([good[-5] ^ 4]) + good[-4:])
     assert "does not match its sha256" in refused(capsys, "train", cached.id, "--root", tmp_path)

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from test_saes_kernels import random_dictionary
 
 from saes import checkpoint, files
-from saes.architectures import ARCHITECTURES, TopK
+from saes.architectures import Crosscoder, TopK
 from saes.checkpoint import Checkpoint
 from saes.errors import InputError
-from saes.normalise import fold, measure
+from saes.normalise import measure
 
 
 def raw(tokens: int, d: int, seed: int) -> torch.Tensor:
@@ -26,13 +26,15 @@ def raw(tokens: int, d: int, seed: int) -> torch.Tensor:
     )
 
 
-def test_normalised_activations_are_centred_with_mean_square_norm_d():
-    x, y = raw(500, 12, 0), raw(500, 5, 1)
-    norm = measure(x, y)
-    for values, d in ((norm.x(x), 12), (norm.y(y), 5)):
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_normalised_activations_are_centred_with_mean_square_norm_d_in_every_part(parts: int):
+    x, y = raw(500, 12, 0), raw(500, 6, 1)
+    norm = measure(x, y, parts)
+    for values, scale, d in ((norm.x(x), norm.scale_x, 12), (norm.y(y), norm.scale_y, 6)):
         torch.testing.assert_close(values.mean(0), torch.zeros(d), atol=1e-5, rtol=0)
-        torch.testing.assert_close(values.square().sum(1).mean(), torch.tensor(float(d)), rtol=1e-5, atol=0)
-    assert norm.variance == pytest.approx(float(y.var(0, correction=0).sum()), rel=1e-5)
+        square = values.square().mean(0).view(parts, -1).sum(1)
+        torch.testing.assert_close(square, torch.full((parts,), d / parts), rtol=1e-5, atol=0)
+        assert len(scale.unique_consecutive()) == parts
     torch.testing.assert_close(norm.raw_y(norm.y(y)), y, rtol=1e-5, atol=1e-4)
 
 
@@ -49,7 +51,7 @@ def test_a_folded_dictionary_is_the_same_function_with_the_same_latents(d_in: in
     dictionary = random_dictionary(d_in, d_out, n, max(1, n // 4), transcoder=family != "autoencoder", skip=family == "skip", seed=seed)
     x = raw(40, d_in, seed)
     norm = measure(x, x if family == "autoencoder" else raw(40, d_out, seed + 1))
-    folded = fold(dictionary, norm)
+    folded = dictionary.folded(norm)
     inside = norm.x(x.double())
     torch.testing.assert_close(folded.encode(x.double()), dictionary.encode(inside), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(folded(x.double()), norm.raw_y(dictionary(inside)), rtol=1e-10, atol=1e-10)
@@ -57,7 +59,7 @@ def test_a_folded_dictionary_is_the_same_function_with_the_same_latents(d_in: in
 
 def test_an_autoencoder_refuses_two_normalisations():
     with pytest.raises(InputError, match="measured apart"):
-        fold(random_dictionary(4, 4, 8, 2), measure(raw(20, 4, 0), raw(20, 4, 1)))
+        random_dictionary(4, 4, 8, 2).folded(measure(raw(20, 4, 0), raw(20, 4, 1)))
 
 
 @pytest.mark.parametrize(
@@ -68,22 +70,31 @@ def test_a_sample_that_cannot_be_measured_is_refused(sample: torch.Tensor, word:
         measure(sample, sample)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES.values())
-@pytest.mark.parametrize("family", ["autoencoder", "transcoder", "skip"])
-def test_a_saved_dictionary_reads_raw_activations_as_the_trained_one_did(tmp_path: Path, architecture: type[TopK], family: str):
-    d_out = 16 if family == "autoencoder" else 10
-    dictionary = architecture().build(16, d_out, 64, transcoder=family != "autoencoder", skip=family == "skip")
-    x = raw(300, 16, 0)
-    norm = measure(x, x if family == "autoencoder" else raw(300, 10, 1))
-    check = files.save(dictionary, tmp_path / "sae", normalisation=norm, metadata={"site": "3.resid_post"})
-    assert check.max_difference < 1e-5
-    loaded = files.load(tmp_path / "sae")
-    torch.testing.assert_close(loaded(x), norm.raw_y(dictionary(norm.x(x))), rtol=1e-3, atol=1e-3)
-    assert not any(p.requires_grad for p in loaded.parameters())
-    assert loaded.W_enc.stride() == dictionary.W_enc.stride()
-    description = files.describe(tmp_path / "sae")
-    assert description["metadata"] == {"site": "3.resid_post"}
-    assert description["check"] == json.loads(json.dumps(vars(files.verify(tmp_path / "sae"))))
+def test_weights_keep_their_layout_through_a_file(tmp_path: Path):
+    """A latent's encoder weights lie together, as its decoder row does."""
+    x, dictionary = raw(300, 8, 0), TopK(k=4).build(8, 8, 32)
+    files.save(dictionary, tmp_path, normalisation=measure(x, x), metadata={})
+    assert files.load(tmp_path).W_enc.stride() == dictionary.W_enc.stride() == (1, 8)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_file_tells_the_scale_of_each_part_that_was_folded(tmp_path: Path, parts: int):
+    x = raw(300, 8, 0)
+    norm, arch = measure(x, x, parts), Crosscoder(k=4)
+    dictionary = arch.build(8, 8, 32, parts=parts)
+    arch.finish(dictionary, norm.x(x))
+    files.save(dictionary, tmp_path, normalisation=norm, metadata={})
+    scales = norm.scale_x[:: 8 // parts].tolist()
+    assert files.describe(tmp_path)["folded"] == {"scale_x": scales, "scale_y": scales}
+
+
+def test_a_dictionary_that_float32_cannot_hold_is_not_saved_in_silence(tmp_path: Path):
+    x, dictionary = raw(300, 8, 0), TopK(k=4).build(8, 8, 32).double()
+    with torch.no_grad():
+        dictionary.W_enc.mul_(1e30)
+        dictionary.W_dec.mul_(1e30)
+    with pytest.raises(InputError, match="does not hold the dictionary that was trained"):
+        files.save(dictionary, tmp_path, normalisation=measure(x, x), metadata={})
 
 
 def test_verify_sees_weights_that_were_changed(tmp_path: Path):
@@ -106,7 +117,14 @@ def test_a_folder_that_holds_no_dictionary_is_named(tmp_path: Path):
         files.load(tmp_path)
     (tmp_path / files.WEIGHTS).write_bytes(whole)
     description = json.loads((tmp_path / files.JSON).read_text())
-    for change, word in (({"schema": 99}, "schema 99"), ({"activation": {"kind": "Softmax"}}, "Softmax"), ({"d_dict": 31}, "does not fit")):
+    sizes = description["settings"]
+    changes = [
+        ({"schema": 99}, "schema 99"),
+        ({"module": "Perceptron"}, "Perceptron"),
+        ({"settings": {**sizes, "activation": {"kind": "Softmax"}}}, "Softmax"),
+        ({"settings": {**sizes, "d_dict": 31}}, "does not fit"),
+    ]
+    for change, word in changes:
         (tmp_path / files.JSON).write_text(json.dumps(description | change))
         with pytest.raises(InputError, match=word):
             files.load(tmp_path)

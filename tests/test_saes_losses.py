@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_saes_kernels import DENSE, SPARSE, assert_same_gradients, gradients, normal, randomised
@@ -20,6 +21,7 @@ from saes.architectures import (
     JumpRelu,
     Matryoshka,
     TopK,
+    jumprelu,
     shared,
 )
 from saes.architectures.shared import Aux
@@ -74,6 +76,7 @@ TWINS: dict[str, Callable[[Case], tuple[Tensor, Terms]]] = {
         c.given(),
         k=c.arch.k,
         eps=c.arch.bandwidth,
+        speed=jumprelu.SPEED,
         sparsity=c.arch.sparsity,
         strength=c.arch.coefficient if c.arch.sparsity == "target" else c.strength,
     ),
@@ -225,45 +228,63 @@ def test_the_threshold_of_a_jumprelu_learns_the_slope_of_the_expected_loss(seed:
     x, step = torch.cartesian_prod(quantiles, quantiles), 0.02
     arch = JumpRelu(k=1, bandwidth=eps)
     module = randomised(arch.build(2, 2, 3, seed=seed), seed)
-    theta = module.get_parameter("threshold")
-    theta.data.copy_(torch.tensor([0.3, 0.6, 0.9]))
+    learnt = module.get_parameter("threshold")
+    learnt.data.copy_(torch.tensor([0.3, 0.6, 0.9]) / jumprelu.SPEED)
     batch = Batch(x, x, torch.zeros(3, dtype=torch.bool))
 
     def terms(moved: int, by: float) -> dict[str, Tensor]:
         with torch.no_grad():
-            theta[moved] += by
+            learnt[moved] += by / jumprelu.SPEED
             found = arch.loss(module, batch).terms
-            theta[moved] -= by
+            learnt[moved] -= by / jumprelu.SPEED
         return found
 
     found = arch.loss(module, batch).terms
-    learnt = {name: gradients(found[name], {"theta": theta})["theta"] for name in ("fvu", "sparsity")}
+    estimates = {name: gradients(found[name], {"theta": learnt})["theta"] / jumprelu.SPEED for name in ("fvu", "sparsity")}
     moved = [(terms(i, step), terms(i, -step)) for i in range(3)]
-    for name in learnt:
+    for name, estimate in estimates.items():
         slopes = torch.stack([(up[name] - down[name]) / (2 * step) for up, down in moved])
-        assert (learnt[name] - slopes).abs().max() < 0.4 * eps * slopes.abs().max(), name
+        assert (estimate - slopes).abs().max() < 0.4 * eps * slopes.abs().max(), name
+
+
+def held(coefficient: float, l0: float) -> Any:
+    """A dictionary with this coefficient, whose L0 has been so many times k."""
+    module = TopK(k=1).build(2, 2, 4).double()
+    module.register_buffer(shared.CONTROL, torch.tensor([coefficient, l0], dtype=torch.float64).log())
+    return module
 
 
 @settings(deadline=None, max_examples=30)
-@given(l0s=st.lists(st.floats(0, 500), min_size=1, max_size=30), k=st.integers(1, 40))
-def test_a_held_coefficient_moves_as_its_literal_twin(l0s: list[float], k: int):
-    module = shared.controlled(TopK(k=1).build(2, 2, 4)).double()
-    control = (math.log(0.05), 0.0)
+@given(l0s=st.lists(st.floats(0, 500), min_size=1, max_size=30), k=st.integers(1, 40), limit=st.sampled_from([0.06, torch.inf]))
+def test_a_held_coefficient_moves_as_its_literal_twin(l0s: list[float], k: int, limit: float):
+    module, control = held(0.05, 4.0), (math.log(0.05), math.log(4.0))
+    numbers = {"gain": shared.GAIN, "memory": float(shared.MEMORY), "ahead": float(shared.AHEAD), "limit": limit}
     for l0 in l0s:
-        found = shared.hold(module, torch.tensor(l0, dtype=torch.float64), k)
-        control = reference.hold(control, l0, k, gain=0.02, memory=10.0, ahead=100.0)
+        found = shared.hold(module, torch.tensor(l0, dtype=torch.float64), k, limit)
+        control = reference.hold(control, l0, k, **numbers)
         assert float(found) == pytest.approx(math.exp(control[0]), rel=1e-6)
 
 
-def test_a_held_coefficient_drives_l0_to_k_where_l0_follows_slowly():
-    """A plant whose L0 falls with the coefficient, and follows it with a delay of 50 steps."""
-    module = shared.controlled(TopK(k=1).build(2, 2, 4)).double()
-    l0 = torch.tensor(200.0, dtype=torch.float64)
+@pytest.mark.parametrize(("limit", "expected"), [(torch.inf, 4.0), (1.5, 1.5)])
+def test_a_held_coefficient_drives_l0_to_k_where_l0_follows_slowly_and_no_higher_than_its_limit(limit: float, expected: float):
+    """A plant whose L0 falls with the coefficient, and follows it with a delay of 50 steps: L0 = 100 / (1 + coefficient)."""
+    module = held(0.05, 4.0)
+    l0, coefficient = torch.tensor(200.0, dtype=torch.float64), torch.zeros(())
     for _ in range(3000):
-        coefficient = shared.hold(module, l0, 20)
+        coefficient = shared.hold(module, l0, 20, limit)
         l0 = l0 + (100 / (1 + coefficient) - l0) / 50
-    assert float(l0) == pytest.approx(20, rel=0.02)
-    assert float(coefficient) == pytest.approx(4, rel=0.05)
+    assert float(coefficient) == pytest.approx(expected, rel=0.05)
+    assert float(l0) == pytest.approx(100 / (1 + expected), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["Relu", "Gated", "Discrete", "JumpRelu"])
+def test_a_dictionary_whose_l0_is_driven_to_k_starts_at_a_few_times_k(kind: str):
+    """On normalised inputs, whatever its width; half of the latents is the most that a bias of 0 gives."""
+    x = normal(4000, 32).float()
+    for d_dict, expected in ((1024, shared.FIRST * 8), (16, 8)):
+        arch = ARCHITECTURES[kind](k=8)
+        found = arch.loss(arch.build(32, 32, d_dict), Batch(x, x, torch.zeros(d_dict, dtype=torch.bool)))
+        assert float(found.metrics["l0"]) == pytest.approx(expected, rel=0.25)
 
 
 def test_a_power_below_one_has_a_finite_gradient_where_a_latent_is_off():
@@ -287,6 +308,39 @@ def test_none_of_a_discrete_dictionary_stays_zero_and_is_never_revived():
     assert not module.W_enc[:, -1].any()
     assert not module.W_dec[-1].any()
     assert module.b_enc[-1] == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"directions": "unit"}])
+@pytest.mark.parametrize("kind", ["TopK", "Relu", "Gated", "JumpRelu", "Codebook"])
+def test_a_finished_dictionary_writes_what_was_trained(kind: str, options: dict[str, Any]):
+    """Where no choice by batch is replaced; also with thresholds that were learnt below 0, of which the absolute value counts."""
+    c = case(kind, k=3, options=options if kind == "Relu" else {}, sizes=(30, 4, 4, 16))
+    if kind == "JumpRelu":
+        assert (c.module.threshold < 0).any()
+    trained = loss(c).metrics["fvu"]
+    c.arch.finish(c.module, c.batch.x.detach())
+    torch.testing.assert_close((c.module(c.batch.x) - c.batch.y).square().mean(), trained)
+
+
+def test_a_finished_discrete_dictionary_says_which_latent_was_strongest_and_writes_its_mean_strength():
+    arch, x = Discrete(k=2), normal(400, 6)
+    module = randomised(arch.build(6, 6, 10))
+    with torch.no_grad():
+        for tensor in (module.W_enc.t(), module.b_enc, module.W_dec):
+            tensor[-1] = 0
+        module.b_enc[:-1] -= 0.5
+    strength, direction = module.encode(x), F.normalize(module.W_dec, dim=1)
+    best, winner = strength.max(1)
+    winner[best <= 0] = 9
+    assert 0 < (best <= 0).sum() < 300, "some inputs have no latent"
+    arch.finish(module, x)
+    code = module.encode(x)
+    assert torch.equal(code.argmax(1), winner)
+    assert (code.sum(1) == 1).all()
+    for latent in range(9):
+        mean = best[winner == latent].mean() if (winner == latent).any() else 1.0
+        torch.testing.assert_close(module.W_dec[latent], mean * direction[latent])
+    torch.testing.assert_close(module(x[best <= 0]), module.b_dec.expand(int((best <= 0).sum()), 6))
 
 
 def test_codes_start_at_the_centres_of_what_they_are_shown():

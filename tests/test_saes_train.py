@@ -1,12 +1,13 @@
-"""Training: it recovers known features, resumes bit for bit (also after kill -9), keeps its counters and schedules."""
+"""The training loop: it resumes bit for bit (also after kill -9), keeps its counters and schedules, says what is wrong in a sentence."""
 
+import functools
 import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,78 +16,44 @@ import torch
 from torch import Tensor
 
 from saes import checkpoint
-from saes.architectures import ARCHITECTURES, TopK
+from saes.architectures import TopK
 from saes.dictionary import Batch, Losses
 from saes.errors import InputError
+from saes.normalise import Normalisation, measure
 from saes.schedule import FitConfig
 from saes.sparse import SparseDictionary
-from saes.train import Row, fit
+from saes.synthetic import Planted
+from saes.train import Member, Row, fit, fit_together
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = Planted(d=16, n=64)
 
 
-def superposed(d: int, n_features: int, active: int, batch: int, seed: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Sums of a few of many unit directions with positive strengths, normalised; batch i depends on seed and i alone."""
-    directions = torch.nn.functional.normalize(torch.randn(n_features, d, generator=torch.Generator().manual_seed(seed)), dim=1)
-    for i in itertools.count(start):
-        generator = torch.Generator().manual_seed(1000 * seed + i + 1)
-        chosen = torch.rand(batch, n_features, generator=generator).topk(active).indices
-        strengths = 1 + torch.rand(batch, active, generator=generator)
-        x = torch.einsum("bk,bkd->bd", strengths, directions[chosen]) * (d / (active * 7 / 3)) ** 0.5
+@functools.cache
+def norm() -> Normalisation:
+    x, _ = DATA.batch(4096, 0)
+    return measure(x, x)
+
+
+def planted(size: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised batches of known features, from a step on."""
+    for step in itertools.count(start + 1):
+        x = norm().x(DATA.batch(size, step)[0])
         yield x, x
-
-
-def true_directions(d: int, n_features: int, seed: int = 0) -> Tensor:
-    return torch.nn.functional.normalize(torch.randn(n_features, d, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
 def train(cfg: FitConfig, k: int = 4, width: int = 64, **resume: Any) -> tuple[SparseDictionary, list[Row]]:
     topk = TopK(k=k)
     dictionary = topk.build(16, 16, width)
     start = resume["resume"].step if resume else 0
-    return dictionary, list(fit(dictionary, superposed(16, 64, 4, cfg.batch_size, start=start), topk.loss, cfg, **resume))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_topk_recovers_the_directions_that_synthetic_data_is_made_of(precision: Any):
-    d, n = 32, 64
-    topk = TopK(k=3)
-    dictionary = topk.build(d, d, n, seed=1)
-    cfg = FitConfig(steps=3000, batch_size=512, lr=2e-3, warmup=100, precision=precision, log_every=500)
-    rows = list(fit(dictionary, superposed(d, n, 3, 512), topk.loss, cfg))
-    cosines = torch.nn.functional.normalize(dictionary.directions().detach(), dim=1) @ true_directions(d, n).T
-    assert cosines.max(0).values.mean() > 0.95
-    assert rows[-1].metrics["fvu"] < 0.1 < rows[0].metrics["fvu"]
-    assert rows[-1].metrics["l0"] <= 3
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES.values())
-def test_the_loss_falls_and_every_metric_is_reported(architecture: type[TopK]):
-    arch = architecture(k=4)
-    dictionary = arch.build(16, 16, 64)
-    cfg = FitConfig(steps=60, batch_size=128, lr=3e-3, warmup=5, log_every=20)
-    rows = list(fit(dictionary, superposed(16, 64, 4, 128), arch.loss, cfg))
-    assert [(row.step, row.tokens) for row in rows] == [(20, 2560), (40, 5120), (60, 7680)]
-    assert rows[0].metrics["fvu"] > rows[1].metrics["fvu"] > rows[2].metrics["fvu"]
-    assert set(rows[0].metrics) >= {"loss", "fvu", "l0", "dead_share", "aux_loss", "lr", "grad_norm"}
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES.values())
-@pytest.mark.parametrize("family", ["autoencoder", "transcoder", "skip"])
-def test_defaults_run_two_steps(architecture: type[TopK], family: str):
-    arch = architecture()
-    dictionary = arch.build(16, 16, 64, transcoder=family != "autoencoder", skip=family == "skip")
-    (row,) = fit(dictionary, superposed(16, 64, 4, 4096), arch.loss, FitConfig(steps=2))
-    assert row.step == 2
-    assert row.tokens == 8192
+    return dictionary, list(fit(dictionary, planted(cfg.batch_size, start), topk.loss, cfg, **resume))
 
 
 def test_a_skip_transcoder_trains_every_one_of_its_weights():
     topk = TopK(k=4)
     module = topk.build(16, 10, 64, transcoder=True, skip=True)
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    data = ((x, x[:, :10] * 2) for x, _ in superposed(16, 64, 4, 128))
+    data = ((x, x[:, :10] * 2) for x, _ in planted(128))
     rows = list(fit(module, data, topk.loss, FitConfig(steps=40, batch_size=128, lr=3e-3, warmup=1, log_every=20)))
     assert rows[1].metrics["fvu"] < rows[0].metrics["fvu"]
     assert all(not torch.equal(p, before[name]) for name, p in module.named_parameters())
@@ -95,7 +62,7 @@ def test_a_skip_transcoder_trains_every_one_of_its_weights():
 def test_metrics_are_means_over_the_tokens_of_the_interval():
     topk = TopK(k=4)
     dictionary = topk.build(16, 16, 64)
-    batches = [next(superposed(16, 64, 4, n, seed=n)) for n in (100, 300)]
+    batches = [next(planted(n, n)) for n in (100, 300)]
     cfg = FitConfig(steps=2, batch_size=200, lr=1e-12, log_every=2, precision="float32")
     expected = sum((x - dictionary(x)).square().sum().item() for x, _ in batches) / (400 * 16)
     (row,) = fit(dictionary, batches, topk.loss, cfg)
@@ -106,7 +73,7 @@ def test_metrics_are_means_over_the_tokens_of_the_interval():
 def test_a_run_resumed_from_disk_is_the_same_bits_as_one_never_stopped(tmp_path: Path, precision: Any):
     """dead_after is short, so the auxiliary loss and its counters are part of it; W_skip and the free norms are too."""
     topk, cfg = TopK(k=4), FitConfig(steps=12, batch_size=96, lr=3e-3, log_every=4, dead_after=96, precision=precision)
-    data = lambda start: ((x, x * 2) for x, _ in superposed(16, 64, 4, 96, start=start))  # noqa: E731
+    data = lambda start: ((x, x * 2) for x, _ in planted(96, start))  # noqa: E731
     build = lambda: topk.build(16, 16, 300, transcoder=True, skip=True)  # noqa: E731
     whole = build()
     rows = []
@@ -139,12 +106,12 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
-from test_saes_train import TopK, FitConfig, superposed, fit, checkpoint
+from test_saes_train import TopK, FitConfig, planted, fit, checkpoint
 path, topk = Path(sys.argv[1]), TopK(k=4)
 cfg = FitConfig(steps=200, batch_size=64, log_every=1, dead_after=64)
 resume = checkpoint.read(path) if path.exists() else None
 dictionary = topk.build(16, 16, 200)
-for row in fit(dictionary, superposed(16, 64, 4, 64, start=resume.step if resume else 0), topk.loss, cfg, resume=resume):
+for row in fit(dictionary, planted(64, resume.step if resume else 0), topk.loss, cfg, resume=resume):
     checkpoint.write(path, row.checkpoint())
     print(row.step, flush=True)
 """
@@ -191,7 +158,7 @@ def test_a_finished_run_resumes_to_no_rows():
 
 def test_batches_that_end_early_are_named():
     topk = TopK(k=2)
-    data = itertools.islice(superposed(16, 64, 4, 32), 3)
+    data = itertools.islice(planted(32), 3)
     with pytest.raises(InputError, match="ended after 3 of 5 steps"):
         list(fit(topk.build(16, 16, 64), data, topk.loss, FitConfig(steps=5, batch_size=32)))
 
@@ -206,7 +173,7 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run():
 def test_weights_in_half_precision_are_refused():
     topk = TopK(k=2)
     with pytest.raises(InputError, match="half precision"):
-        next(fit(topk.build(16, 16, 64).bfloat16(), superposed(16, 64, 4, 32), topk.loss, FitConfig(steps=1)))
+        next(fit(topk.build(16, 16, 64).bfloat16(), planted(32), topk.loss, FitConfig(steps=1)))
 
 
 @pytest.mark.parametrize("k", [0, 65])
@@ -248,10 +215,10 @@ def test_dead_counters_are_up_to_date_when_the_loss_reads_them():
     seen: list[list[int]] = []
 
     def loss(module: SparseDictionary, batch: Batch) -> Losses:
-        fired = torch.zeros(4, dtype=torch.bool)
-        fired[len(seen)] = True
-        seen.append((batch.dead & ~fired).nonzero()[:, 0].tolist())
-        return Losses({"norm": module.W_dec.square().sum()}, fired, {})
+        active = torch.zeros(4)
+        active[len(seen)] = 5
+        seen.append((batch.dead & (active == 0)).nonzero()[:, 0].tolist())
+        return Losses({"norm": module.W_dec.square().sum()}, active, {})
 
     module = TopK(k=1).build(3, 3, 4)
     data = ((torch.ones(5, 3), torch.ones(5, 3)) for _ in range(4))
@@ -269,7 +236,7 @@ def test_a_config_that_cannot_train_is_refused(field: dict[str, Any]):
 def test_the_gradient_keeps_the_layout_of_the_encoder_so_that_nothing_is_copied():
     topk = TopK(k=2)
     module = topk.build(16, 16, 64)
-    next(fit(module, superposed(16, 64, 4, 32), topk.loss, FitConfig(steps=1, batch_size=32)))
+    next(fit(module, planted(32), topk.loss, FitConfig(steps=1, batch_size=32)))
     assert module.W_enc.grad is not None
     assert module.W_enc.stride() == module.W_enc.grad.stride() == (1, 16)
 
@@ -279,7 +246,7 @@ def test_the_fused_optimiser_makes_the_steps_of_adams_equations():
 
     def loss(module: SparseDictionary, batch: Batch) -> Losses:
         total = (module.W_enc - 1).square().sum() / 100 + (module.W_dec + 2).square().sum() / 100
-        return Losses({"quadratic": total}, torch.ones(8, dtype=torch.bool), {})
+        return Losses({"quadratic": total}, torch.ones(8), {})
 
     module = TopK(k=1).build(5, 5, 8).double()
     weights = [module.W_enc.detach().clone(), module.W_dec.detach().clone()]
@@ -296,3 +263,50 @@ def test_the_fused_optimiser_makes_the_steps_of_adams_equations():
     list(fit(module, ((torch.ones(1, 5), torch.ones(1, 5)) for _ in range(3)), loss, cfg))
     torch.testing.assert_close(module.W_enc.detach(), weights[0], rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(module.W_dec.detach(), weights[1], rtol=1e-7, atol=1e-9)
+
+
+def constant(active: list[float]) -> Callable[[SparseDictionary, Batch], Losses]:
+    """A loss under which latents are active on so many tokens of each batch."""
+
+    def loss(module: SparseDictionary, batch: Batch) -> Losses:
+        return Losses({"norm": module.W_dec.square().sum()}, torch.tensor(active), {})
+
+    return loss
+
+
+def test_a_latent_active_on_more_than_a_tenth_of_the_tokens_is_dense():
+    data = ((torch.ones(20, 3), torch.ones(20, 3)) for _ in range(4))
+    loss = constant([0.0, 2.0, 3.0, 20.0])
+    rows = list(fit(TopK(k=1).build(3, 3, 4), data, loss, FitConfig(steps=4, batch_size=20, dead_after=10_000, log_every=2)))
+    assert [row.metrics["dense_share"] for row in rows] == [0.5, 0.5]
+    assert [row.metrics["dead_share"] for row in rows] == [0.0, 0.0]
+
+
+def test_members_of_a_group_keep_their_own_lengths_and_schedules():
+    """Rows come as each member is due; one that has finished reads no more batches."""
+    reads: list[int] = []
+
+    def batches(step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in planted(32, step):
+            reads.append(len(x))
+            yield x, y
+
+    topk = TopK(k=2)
+    configs = [FitConfig(steps=4, batch_size=32, log_every=2, lr=1e-3), FitConfig(steps=6, batch_size=32, log_every=3, lr=1e-2)]
+    members = [Member(topk.build(16, 16, width), batches, topk.loss, cfg) for width, cfg in zip((64, 100), configs, strict=True)]
+    rows = [(number, row.step, row.metrics["lr"]) for number, row in fit_together(members)]
+    assert [(number, step) for number, step, _ in rows] == [(0, 2), (1, 3), (0, 4), (1, 6)]
+    assert [rate for _, _, rate in rows] == [cfg.lr_at(step - 1, 1) for cfg, step in ((configs[n], s) for n, s, _ in rows)]
+    assert len(reads) == 10
+
+
+def test_a_row_of_a_group_gives_the_checkpoint_of_its_own_member():
+    topk, cfg = TopK(k=2), FitConfig(steps=2, batch_size=32, log_every=2)
+    modules = [topk.build(16, 16, width) for width in (64, 100)]
+    for number, row in fit_together([Member(module, functools.partial(planted, 32), topk.loss, cfg) for module in modules]):
+        assert torch.equal(row.checkpoint().tensors["module/W_dec"], modules[number].W_dec)
+
+
+def test_a_module_without_latents_to_count_is_refused():
+    with pytest.raises(TypeError, match="has no d_dict"):
+        next(fit(torch.nn.Linear(2, 2), [], constant([0.0]), FitConfig(steps=1)))

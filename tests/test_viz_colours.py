@@ -1,8 +1,10 @@
 """Colours and escaping: contrast of every class, monotone lightness, markup that cannot get through."""
 
 import html as standard
+import itertools
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +41,45 @@ def test_lightness_of_the_sequential_scale_is_monotone_and_leaves_the_background
 def test_the_diverging_scale_is_weakest_in_its_middle(theme):
     away = [colours.contrast(c, theme.background) for c in theme.diverging]
     assert away.index(min(away)) == len(away) // 2
+
+
+# Linear RGB as it is seen without the cones for long or for middle waves (Machado, Oliveira, Fernandes 2009, severity 1).
+PROTAN = np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]])
+DEUTAN = np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]])
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def lab(colour: str, seen: np.ndarray) -> np.ndarray:
+    """CIELAB (D65) of `#rrggbb` as it is seen."""
+    srgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    t = XYZ @ np.clip(seen @ linear, 0, 1) / (0.9505, 1, 1.089)
+    x, y, z = np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("theme", THEMES, ids=lambda t: t.name)
+@pytest.mark.parametrize(("seen", "least"), [(np.eye(3), 40), (PROTAN, 17), (DEUTAN, 17)], ids=["all cones", "protan", "deutan"])
+def test_categories_can_be_told_apart_and_stand_out(theme, seen, least):
+    assert min(np.linalg.norm(lab(a, seen) - lab(b, seen)) for a, b in itertools.combinations(theme.series, 2)) >= least
+    assert min(colours.contrast(c, theme.background) for c in theme.series) >= 3
+
+
+@pytest.mark.parametrize("theme", THEMES, ids=lambda t: t.name)
+def test_the_ramp_is_monotone_in_lightness_and_can_be_seen(theme):
+    away = [colours.contrast(colours.between(theme.ramp, i / 10), theme.background) for i in range(11)]
+    assert away == sorted(away)
+    assert away[0] > 2.5
+
+
+def test_between_two_colours_lies_their_mixture():
+    assert [colours.between(("#000000", "#ffffff"), share) for share in (-1, 0, 0.5, 1, 2)] == [
+        "#000000",
+        "#000000",
+        "#808080",
+        "#ffffff",
+        "#ffffff",
+    ]
 
 
 @given(st.floats(0.01, 1e6), st.floats(0, 1e6))

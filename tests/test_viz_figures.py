@@ -8,66 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from interp.viz import circuits, curves, grids, histograms, patterns
+from interp.viz import circuits, grids, histograms, patterns
 from interp.viz.charts import label, translucent
 from interp.viz.colours import DARK, LIGHT
-
-FLOATS = st.floats(-100, 100)
-
-
-@given(arrays(float, st.integers(1, 60), elements=FLOATS), st.floats(0.0, 0.99))
-def test_smooth_equals_the_weighted_mean_written_out(y, weight):
-    for t, value in enumerate(curves.smooth(y, weight)):
-        w = np.array([weight ** (t - i) for i in range(t + 1)])
-        assert value == pytest.approx(float((w * y[: t + 1]).sum() / w.sum()), abs=1e-6)
-
-
-def test_smooth_passes_over_missing_values():
-    assert curves.smooth(np.array([np.nan, 2.0, np.nan, 4.0]), 0.0).tolist()[1:] == [2.0, 2.0, 4.0]
-
-
-def test_decimate_keeps_every_spike_and_few_points():
-    y = np.zeros(50_000)
-    y[31_337], y[7] = 9.0, -3.0
-    x, kept = curves.decimate(np.arange(50_000.0), y)
-    assert len(x) <= 2000
-    assert (kept.max(), kept.min()) == (9.0, -3.0)
-    assert (np.diff(x) > 0).all()
-
-
-def test_decimate_leaves_short_curves_alone():
-    x, y = np.arange(5.0), np.arange(5.0)
-    assert curves.decimate(x, y)[0] is x
-
-
-@given(st.lists(st.tuples(FLOATS, FLOATS), min_size=1, max_size=12), st.sampled_from(["low", "high"]))
-def test_the_frontier_is_what_no_point_beats(points, better):
-    x, y = np.array(points).T
-    cost = y if better == "low" else -y
-    kept = {(x[i], cost[i]) for i in curves.frontier(x, y, better)}
-    literal = set()
-    for i in range(len(x)):
-        beaten = any((x[j] <= x[i] and cost[j] < cost[i]) or (x[j] < x[i] and cost[j] <= cost[i]) for j in range(len(x)))
-        literal |= set() if beaten else {(x[i], cost[i])}
-    assert kept == literal
-
-
-def test_training_curves_have_a_panel_for_each_metric_and_one_colour_for_each_run():
-    line = np.arange(4)
-    drawn = [curves.Curve(r, r, m, line, line.astype(np.float32)) for m in ("loss", "l0", "fvu") for r in ("a", "b")]
-    figure = curves.training_curves(drawn, {"loss": "Loss", "l0": "L0", "fvu": "FVU"}, LIGHT, weight=0.5)
-    solid = [t for t in figure.data if t.showlegend is not False or t.name]
-    assert len({t.xaxis for t in solid}) == 3
-    assert len({t.line.color for t in solid if t.name == "a"}) == 1
-    assert len({t.line.color for t in solid}) == 2
-
-
-def test_pareto_points_carry_the_id_of_their_run():
-    figure = curves.pareto(
-        [curves.Point("train-1", "<b>x</b>", 8.0, 0.3), curves.Point("train-2", "y", 16.0, 0.2)], "L0", "FVU", LIGHT, "low"
-    )
-    assert [c[0] for c in figure.data[1].customdata] == ["train-1", "train-2"]
-    assert figure.data[1].text[0] == "&lt;b&gt;x&lt;/b&gt;"
 
 
 def test_activation_histogram_spans_zero_to_the_maximum_and_marks_four_band_edges():
@@ -75,6 +18,14 @@ def test_activation_histogram_spans_zero_to_the_maximum_and_marks_four_band_edge
     assert figure.data[0].x[0] == pytest.approx(0.1)
     assert figure.data[0].x[-1] == pytest.approx(9.9)
     assert [s.x0 for s in figure.layout.shapes] == [2.0, 4.0, 6.0, 8.0]
+
+
+def test_a_histogram_of_equal_values_has_one_bar():
+    counts = np.zeros(50, np.uint32)
+    counts[-1] = 412
+    figure = histograms.activation_histogram(counts, 0.125, LIGHT)
+    assert int((np.array(figure.data[0].y) > 0).sum()) == 1
+    assert figure.data[0].x[-1] == pytest.approx(0.125, rel=0.02)
 
 
 def test_logit_bars_are_coloured_by_their_sign():
@@ -98,7 +49,8 @@ def test_a_histogram_is_told_in_words():
 
 def test_scatter_points_carry_the_number_of_their_latent():
     ids = np.array([7, 3])
-    figure = histograms.latent_scatter(ids, np.array([0.1, 0.2]), np.array([1.0, 2.0]), np.array([0.5, 0.6]), "share", LIGHT)
+    values = np.array([0.1, 0.2]), np.array([1.0, 2.0]), np.array([0.5, 0.6])
+    figure = histograms.latent_scatter(ids, values, ("max", "share"), LIGHT)
     assert figure.data[0].customdata.ravel().tolist() == [7, 3]
 
 

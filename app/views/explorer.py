@@ -5,6 +5,7 @@ import streamlit as st
 
 from app import readers, session, widgets
 from app.address import anchor, whole
+from app.dictionaries import Dictionary
 from app.selection import LOWEST, PRESETS, SORTS, Selection
 from interp.runs import Run
 from interp.viz import histograms
@@ -39,25 +40,39 @@ def page() -> None:
 @st.fragment
 @widgets.guarded
 def _body(run: Run, data: readers.Columns, vocab: readers.Vocabulary) -> None:
-    chosen = _filters(data)
+    words = widgets.dictionary(run.parent("dictionary"))
+    chosen = _filters(data, words.noun)
     ids = chosen.latents(data, vocab)
     left, right = st.columns(2)
     with left:
-        _densities(run, data, chosen)
+        _densities(run, data, chosen, words.noun)
     with right:
-        _scatter(run, data, ids)
-    with widgets.panel(f"{len(ids):,} of {len(data['latent']):,} latents", PRESETS[chosen.preset].sentence, run, "latents.arrow"):
+        _scatter(run, data, ids, words)
+    with widgets.panel(f"{len(ids):,} of {len(data['latent']):,} {words.noun}s", _sentence(chosen, data), run, "latents.arrow"):
         if not len(ids):
             _nothing(run, chosen, data, vocab)
             return
         shown = _page_of(ids)
-        st.html(_table(run, data, vocab, shown, chosen))
+        st.html(_table(run, data, vocab, shown, chosen, words))
+        widgets.lacks(run, "examples.parquet", "examples")
     session.remember("explorer")
 
 
-def _filters(data: readers.Columns) -> Selection:
+def _sentence(chosen: Selection, data: readers.Columns) -> str:
+    """What is listed; a column without any value cannot order it."""
+    empty = chosen.sort in data and not _known(data, chosen.sort)
+    order = f" Nothing here has a value of {SORTS[chosen.sort]}: they are in the order of their numbers." if empty else ""
+    return PRESETS[chosen.preset].sentence + order
+
+
+def _known(data: readers.Columns, name: str) -> bool:
+    """Whether a column has any value: a transcoder has no cosine of encoder and decoder, some sites have no logits."""
+    return name in data and not np.isnan(data[name].astype(float)).all()
+
+
+def _filters(data: readers.Columns, noun: str) -> Selection:
     first, second, third, fourth, fifth = st.columns((2, 2, 2, 1.4, 1.2), vertical_alignment="bottom")
-    q = first.text_input("top token contains, or latent number", key="q", bind="query-params", max_chars=100, type="search")
+    q = first.text_input(f"top token contains, or {noun} number", key="q", bind="query-params", max_chars=100, type="search")
     preset = second.selectbox(
         "preset", list(PRESETS), key="preset", bind="query-params", help="\n".join(f"- {k}: {p.sentence}" for k, p in PRESETS.items())
     )
@@ -69,47 +84,41 @@ def _filters(data: readers.Columns) -> Selection:
     return Selection(q or "", preset, dens, sort, order)
 
 
-def _densities(run: Run, data: readers.Columns, chosen: Selection) -> None:
+def _densities(run: Run, data: readers.Columns, chosen: Selection, noun: str) -> None:
     dead = int(data["dead"].sum())
-    with widgets.panel(
-        "Density", f"Share of tokens on which a latent is active. {dead:,} dead latents are not drawn.", run, "latents.arrow"
-    ):
+    definition = f"Share of tokens on which a {noun} is active." + (f" Not drawn: {dead:,} dead." if dead else "")
+    with widgets.panel("Density", definition, run, "latents.arrow"):
         bounds = chosen.dens if chosen.dens != (LOWEST, 0.0) else None
         figure = histograms.density_histogram(data["density"].astype(float), session.theme(), bounds)
         st.plotly_chart(figure, key="density", alt=f"Histogram of densities of {len(data['latent']) - dead} live latents")
 
 
-def _scatter(run: Run, data: readers.Columns, ids: np.ndarray) -> None:
+def _scatter(run: Run, data: readers.Columns, ids: np.ndarray, words: Dictionary) -> None:
+    """Density against strength; where all are equally strong, against how much one token has of it."""
     live = ids[~data["dead"][ids]]
     # A regular sample: the same latents for the same filters.
     shown = live[:: max(1, -(-len(live) // MOST_POINTS))]
-    with widgets.panel(
-        "Density against strength",
-        f"{len(shown):,} of {len(live):,} live latents in the list; click a point to open it.",
-        run,
-        "latents.arrow",
-    ):
-        density, highest, share = (data[name][shown].astype(float) for name in ("density", "max_act", "top_token_share"))
-        figure = histograms.latent_scatter(shown, density, highest, share, "top token share", session.theme())
-        event = st.plotly_chart(
-            figure, key="map", on_select="rerun", selection_mode="points", alt=f"{len(shown)} latents by density and maximal activation"
-        )
+    title, height, shade = (
+        ("top token", "top_token_share", "token_entropy") if words.constant else ("strength", "max_act", "top_token_share")
+    )
+    shade = shade if shade in data else "density"
+    sentence = f"{len(shown):,} of {len(live):,} live {words.noun}s in the list; click a point to open it."
+    with widgets.panel(f"Density against {title}", sentence, run, "latents.arrow"):
+        x, y, colour = (data[name][shown].astype(float) for name in ("density", height, shade))
+        figure = histograms.latent_scatter(shown, (x, y, colour), (SORTS[height], SORTS[shade]), session.theme())
+        alt = f"{len(shown)} {words.noun}s by density and {SORTS[height]}"
+        event = st.plotly_chart(figure, key="map", on_select="rerun", selection_mode="points", alt=alt)
         for point in event["selection"]["points"][:1]:
             latent = int(point["customdata"][0])
-            st.html(
-                element(
-                    "p",
-                    "Chosen: ",
-                    anchor("feature", f"latent {latent}", run=run.id, f=latent),
-                    f", max {number(float(data['max_act'][latent]))}",
-                )
-            )
+            goal = anchor("feature", f"{words.noun} {latent}", run=run.id, f=latent)
+            st.html(element("p", "Chosen: ", goal, f", max {number(float(data['max_act'][latent]))}"))
 
 
 def _page_of(ids: np.ndarray) -> np.ndarray:
     pages = -(-len(ids) // ROWS)
     if pages > 1:
-        st.session_state["page"] = min(int(st.session_state.get("page") or st.query_params.get("page") or 1), pages)
+        if int(st.session_state.get("page") or st.query_params.get("page") or 1) > pages:
+            st.session_state["page"] = pages
         left, middle, right = st.columns((6, 1, 1), vertical_alignment="center")
         with left:
             page = st.pagination(pages, key="page", bind="query-params")
@@ -120,28 +129,33 @@ def _page_of(ids: np.ndarray) -> np.ndarray:
     return ids[(page - 1) * ROWS : page * ROWS]
 
 
-def _table(run: Run, data: readers.Columns, vocab: readers.Vocabulary, shown: np.ndarray, chosen: Selection) -> Html:
-    rows = [_row(run, data, vocab, int(latent), chosen) for latent in shown]
-    heads = ("latent", "density", "max", "top token", "share", "kurtosis", "nearest", "raises", "strongest example")
-    return table(heads, rows, numeric=[1, 2, 4, 5])
+def _table(run: Run, data: readers.Columns, vocab: readers.Vocabulary, shown: np.ndarray, chosen: Selection, words: Dictionary) -> Html:
+    """One row each; columns that this dictionary cannot fill are left out."""
+    rows = [_row(run, data, vocab, int(latent), chosen, words) for latent in shown]
+    heads = [name for name in dict.fromkeys(name for row in rows for name in row) if any(row.get(name, "–") != "–" for row in rows)]
+    numeric = [heads.index(name) for name in ("density", "max", "share", "kurtosis") if name in heads]
+    return table(heads, [[row.get(name, "–") for name in heads] for row in rows], numeric=numeric)
 
 
-def _row(run: Run, data: readers.Columns, vocab: readers.Vocabulary, i: int, chosen: Selection) -> list[object]:
+def _row(run: Run, data: readers.Columns, vocab: readers.Vocabulary, i: int, chosen: Selection, words: Dictionary) -> dict[str, object]:
+    """Column to cell; an en dash where there is nothing."""
     dead = bool(data["dead"][i])
     density, near = float(data["density"][i]), int(data["nearest"][i])
     bar = meter((np.log10(density) - LOWEST) / -LOWEST if density > 0 else 0, number(density))
     goal = {**chosen.parameters(), "run": run.id}
-    return [
-        anchor("feature", i, f=i, **goal),
-        element("span", "dead", class_="badge warn") if dead else bar,
-        number(float(data["max_act"][i])),
-        chip(vocab.text(int(data["top_token"][i]))) if not dead else "–",
-        percent(float(data["top_token_share"][i])) if not dead else "–",
-        number(float(data["logit_kurtosis"][i])),
-        Html(f"<span style='white-space:nowrap'>{anchor('feature', near, f=near, **goal)} {data['nearest_cos'][i]:.2f}</span>"),
-        _raised(run, vocab, i),
-        _example(run, vocab, i) if not dead else "never fired",
-    ]
+    nearest = Html(f"<span style='white-space:nowrap'>{anchor('feature', near, f=near, **goal)} {data['nearest_cos'][i]:.2f}</span>")
+    return {
+        words.noun: anchor("feature", i, f=i, **goal),
+        "place": element("span", words.note(i), style="white-space:nowrap") if words.note(i) else "–",
+        "density": element("span", "dead", class_="badge warn") if dead else bar,
+        "max": number(float(data["max_act"][i])) if not words.constant else "–",
+        "top token": chip(vocab.text(int(data["top_token"][i]))) if not dead else "–",
+        "share": percent(float(data["top_token_share"][i])) if not dead else "–",
+        "kurtosis": number(float(data["logit_kurtosis"][i])),
+        "nearest": nearest if near >= 0 else "–",
+        "raises": _raised(run, vocab, i),
+        "one example" if words.constant else "strongest example": _example(run, vocab, i) if not dead else "never fired",
+    }
 
 
 def _raised(run: Run, vocab: readers.Vocabulary, latent: int) -> Html | str:
@@ -153,6 +167,8 @@ def _raised(run: Run, vocab: readers.Vocabulary, latent: int) -> Html | str:
 
 def _example(run: Run, vocab: readers.Vocabulary, latent: int) -> Html | str:
     """The strongest example, eleven tokens before and four after."""
+    if not run.has("examples.parquet"):
+        return "–"
     try:
         rows = session.example_rows(run, latent)
     except InputError as error:

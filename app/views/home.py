@@ -1,11 +1,13 @@
 """Home: what has been made here, what can be opened, and the command for what is missing."""
 
 import importlib.metadata
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from app import readers, session, widgets
+from app import families, readers, session, widgets
 from app.address import anchor
+from app.trainings import Training, all_trainings, in_order, with_figures
 from interp.runs import Run
 from interp.viz.html import Html, element, facts, join, number, percent, table
 from saes.errors import InputError
@@ -29,6 +31,8 @@ FIGURES = (
     "pearson_heads",
     "top20_resample",
 )
+# Cards of dictionaries, and ways from one of them to features.
+CARDS, MOST_LINKS = 24, 6
 PACKAGES = ("torch", "transformer-lens", "transformers", "streamlit", "plotly", "pyarrow", "safetensors")
 
 
@@ -48,7 +52,7 @@ def page() -> None:
             "interp demo",
         )
         return
-    _dictionaries(found)
+    _dictionaries()
     left, right = st.columns(2)
     with left:
         _others("heads", "Attention heads", "Scores of every head on known patterns, with stored attention patterns.", "heads")
@@ -68,42 +72,60 @@ def _flow(stages: dict[str, int]) -> None:
     st.html(element("div", join(steps[:4], arrow), beside, steps[4], beside, steps[5], class_="flow"))
 
 
-def _dictionaries(found: list[Run]) -> None:
-    trains = [run for run in found if run.stage == "train"]
-    with widgets.panel(
-        "Dictionaries", "Sparse dictionaries trained on one site of a model. Open the features, or compare the training curves."
-    ):
-        if not trains:
+def _dictionaries() -> None:
+    """A card for each family of trainings: those that differ only in how sparse they are, and in seeds."""
+    trained = with_figures(list(all_trainings().values()))
+    definition = (
+        "Sparse dictionaries, those that differ only in sparsity or seed on one card. Open the features, or compare the training curves."
+    )
+    with widgets.panel("Dictionaries", definition):
+        if not trained:
             widgets.missing("No dictionary has been trained yet.", "interp train --help")
             return
-        st.html(element("div", *(_dictionary(run) for run in trains[:24]), class_="cards"))
-        bare = next((run for run in trains if not session.children(run.id, "describe")), None)
+        groups: dict[object, list[Training]] = {}
+        for t in trained:
+            groups.setdefault(families.family(t.fields, t.fields), []).append(t)
+        st.html(element("div", *(_dictionary(in_order(members)) for members in list(groups.values())[:CARDS]), class_="cards"))
+        if len(groups) > CARDS:
+            more = f"{len(groups) - CARDS} older families are not shown: "
+            st.html(element("p", more, anchor("runs", "all are among the runs"), ".", class_="quiet"))
+        bare = next((t for t in trained if t.described is None), None)
         if bare:
             st.html(element("p", f"{bare.id} has no feature statistics yet. This command computes them:", class_="quiet"))
             st.code(f"interp describe {bare.id}", language="bash")
 
 
-def _dictionary(run: Run) -> Html:
-    config, figures = readers.config(run), session.read(readers.summary, run)
-    figures = {**figures, **next((session.read(readers.summary, r) for r in session.children(run.id, "evaluate")), {})}
-    described = next(iter(session.children(run.id, "describe")), None)
-    links = [anchor("runs", "Curves", class_="go", sel=run.id)]
-    if described:
-        links += [
-            anchor("explorer", "Explore features", class_="go", run=described.id),
-            anchor("feature", "Feature", class_="go", run=described.id),
-        ]
+def _dictionary(members: list[Training]) -> Html:
+    """A family: what it is, the extent of its figures, and where to go."""
+    first, names = members[0], families.differing([t.fields for t in members])
+    words = first.dictionary
+    title = element("h4", f"{_model(first.run)} · {words.sites}{' + skip' if words.skip else ''}")
+    k = sorted({t.dictionary.k for t in members if t.dictionary.k is not None})
+    parts = [words.kind + (f" k={', '.join(map(str, k))}" if k else ""), words.size]
+    parts += [f"{len({t.fields['seed'] for t in members})} seeds"] if "seed" in names else []
+    parts += [first.id if len(members) == 1 else f"{len(members)} runs"]
     shown = [("L0", "l0", number), ("FVU", "fvu", number), ("CE recovered", "ce_recovered_mean", percent), ("dead", "dead_share", percent)]
-    rows = [(label, write(figures[name])) for label, name, write in shown if isinstance(figures.get(name), (int, float))]
-    head = element("h4", f"{_model(run)} · {config.get('site', '?')}")
-    return element(
-        "div", head, element("p", widgets.architecture(run), " · ", run.id, class_="quiet"), facts(rows), join(links), class_="card"
-    )
+    rows = [(label, _extent([t.figures[name].value for t in members if name in t.figures], write)) for label, name, write in shown]
+    rows = [(label, text) for label, text in rows if text]
+    links = [anchor("runs", "Curves", class_="go", sel=first.id, vary=names)]
+    open_ = [t for t in members if t.described]
+    links += [anchor("explorer", _features(t, names), class_="go", run=t.described.id) for t in open_[:MOST_LINKS] if t.described]
+    return element("div", title, element("p", " · ".join(parts), class_="quiet"), facts(rows), join(links), class_="card")
+
+
+def _features(t: Training, names: Sequence[str]) -> str:
+    """What the way to the features of a member is called."""
+    return f"Explore {t.dictionary.noun}s" + (f", {families.told(t.fields, names)}" if names else "")
+
+
+def _extent(values: list[float], write: Callable[[float], str]) -> str:
+    """One value, or the smallest and the largest."""
+    return " – ".join(dict.fromkeys((write(min(values)), write(max(values))))) if values else ""
 
 
 def _model(run: Run) -> str:
     try:
-        return str(readers.config(run.parent("store")).get("model", "?"))
+        return str(session.glance(readers.config, run.parent("store")).get("model", "?"))
     except InputError:
         return "model unknown (its cache is gone)"
 
@@ -118,16 +140,11 @@ def _others(stage: str, title: str, sentence: str, page_name: str) -> None:
 
 
 def _card(run: Run, page_name: str) -> Html:
-    config = readers.config(run)
-    task = config.get("task")
-    name = task.get("kind", "") if isinstance(task, dict) else str(task or "")
     figures = session.read(readers.summary, run)
     known = [k for k in FIGURES if k in figures] or list(figures)
     plain = [(k.replace("_", " "), _short(figures[k])) for k in known if isinstance(figures[k], (int, float, str))][:4]
-    title = element("h4", " · ".join(part for part in (str(config.get("model", "?")), name.upper()) if part))
-    return element(
-        "div", title, element("p", run.id, class_="quiet"), facts(plain), anchor(page_name, "Open", class_="go", run=run.id), class_="card"
-    )
+    title, way = element("h4", widgets.title(run)), anchor(page_name, "Open", class_="go", run=run.id)
+    return element("div", title, element("p", run.id, class_="quiet"), facts(plain), way, class_="card")
 
 
 def _short(value: float | str) -> str:

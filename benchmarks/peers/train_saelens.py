@@ -1,6 +1,7 @@
 """SAELens: `SAETrainer.fit` with its TopK.
 
-`bfloat16` is its option autocast, `sparse` its use_sparse_activations, `compiled` its compile_sae.
+`bfloat16` is its option autocast, `compiled` its compile_sae, `sparse` its use_sparse_activations, which has no gradient on a CPU unless
+rescale_acts_by_decoder_norm is off.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from peers.task import Reconstruct, Task
 def train(task: Task, batches: Iterator[Tensor]) -> Reconstruct:
     torch.manual_seed(0)
     sparse = "sparse" in task.setting
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=task.d, d_sae=task.d_dict, k=task.k, use_sparse_activations=sparse))
+    options = {"use_sparse_activations": sparse, "rescale_acts_by_decoder_norm": not sparse}
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=task.d, d_sae=task.d_dict, k=task.k, **options))
     if "compiled" in task.setting:
         sae.training_forward_pass = torch.compile(sae.training_forward_pass)
     SAETrainer(config(task), sae, batches).fit()

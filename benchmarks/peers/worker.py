@@ -8,7 +8,6 @@ orders the process sleeps. Answers are lines of JSON on standard output; what a 
 """
 
 import importlib
-import importlib.metadata
 import itertools
 import json
 import os
@@ -47,8 +46,12 @@ def main() -> None:
     channel = Channel()
     task = Task.parse(channel.order())
     torch.set_num_threads(task.threads)
-    library = importlib.import_module(f"peers.train_{task.trainer}")
-    {"speed": speed, "quality": quality}[task.mode](task, library.train, channel)
+    try:
+        library = importlib.import_module(f"peers.train_{task.trainer}")
+        {"speed": speed, "quality": quality}[task.mode](task, library.train, channel)
+    except Exception as error:
+        channel.answer(failed=f"{type(error).__name__}: {error}".splitlines()[0])
+        raise
 
 
 def speed(task: Task, train: Any, channel: Channel) -> None:

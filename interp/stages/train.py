@@ -33,7 +33,7 @@ from interp.stages.base import Context, Plan, duration, size
 from interp.stages.health import Log, span, thresholds, warnings
 from interp.store import Store
 from saes import checkpoint, files
-from saes.architectures import Architecture, Module, TopK
+from saes.architectures import Architecture, CodebookDictionary, Module, TopK
 from saes.dictionary import Batch, Recipe, StartsFromData
 from saes.errors import InputError
 from saes.normalise import Normalisation, measure
@@ -332,6 +332,8 @@ def _training(
     norm = measure(x, y, parts)
     recipe: Recipe = stage.architecture
     dictionary: Module = recipe.build(x.shape[1], y.shape[1], width, seed=stage.seed, transcoder=transcoder, skip=stage.skip, parts=parts)
+    if transcoder and not isinstance(dictionary, CodebookDictionary):
+        dictionary.tie(norm.x(x), norm.y(y))
     if isinstance(recipe, StartsFromData):
         recipe.start(dictionary, norm.x(x))  # pyright: ignore[reportArgumentType]
     steps = math.ceil(stage.epochs * shared.feed.n_tokens / stage.batch_size)

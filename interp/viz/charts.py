@@ -3,9 +3,15 @@
 import html
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from interp.viz.colours import Palette
+
+# Ticks of a logarithmic axis, in hundredths of a decade's first number: the first of these that gives at least three. (1, 10, 100), (1, 2,
+# 5), whole numbers, then steps of .5, .2, .1, .05, .02 and .01.
+_MANTISSAS = ((100,), (100, 200, 500), *(tuple(range(100, 1000, step)) for step in (100, 50, 20, 10, 5, 2, 1)))
+_MOST_TICKS = 10
 
 
 def label(text: object) -> str:
@@ -31,3 +37,24 @@ def translucent(colour: str, alpha: float) -> str:
     """`#rrggbb` as `rgba(...)`, for bands."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high`, few enough to be read."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    found: list[float] = []
+    for mantissas in _MANTISSAS:
+        found = [float(f"{m * 10.0 ** (d - 2):.3g}") for d in decades for m in mantissas if low <= m * 10.0 ** (d - 2) <= high]
+        if len(found) >= 3:
+            break
+    return found[:: -(-len(found) // _MOST_TICKS) or 1]
+
+
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis around `low` to `high` with round numbers on it; plotly would write only their first digits."""
+    if not 0 < low <= high:
+        return {"type": "log"}
+    margin = max(1.05, (high / low) ** 0.05, 1.2 / (high / low))
+    low, high = low / margin, high * margin
+    ticks = log_ticks(low, high)
+    return {"type": "log", "range": [np.log10(low), np.log10(high)], "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}

@@ -33,18 +33,22 @@ class Palette:
     diverging: tuple[str, ...]
     """Negative (blue) to positive (orange), the middle close to the background."""
     series: tuple[str, ...]
-    """Categories that can be told apart without red against green (Okabe and Ito)."""
+    """Categories, ten: any two are at least 40 apart in CIELAB, and 17 for eyes that confuse red and green (a test measures both)."""
+    ramp: tuple[str, ...]
+    """Ends and middle of an order, such as growing k: monotone in lightness, readable from its first colour on."""
     negative: str
     positive: str
 
 
 LIGHT = Palette(
     "light", "#ffffff", "#1a2433", "#5b6675", "#dfe4ea", BLEACHED, (*BLUES, "#f4f4f2", *ORANGES),
-    ("#0b62a8", "#d55e00", "#7b4fa3", "#0f8a6c", "#b07a00", "#5b6675"), "#1f5a9a", "#c8620f",
+    ("#0b62a8", "#d55e00", "#179855", "#6e2175", "#e84095", "#179ba9", "#595211", "#5e69fc", "#ec0d42", "#7f2937"),
+    ("#d98a1f", "#c2306e", "#2d2a7a"), "#1f5a9a", "#c8620f",
 )  # fmt: skip
 DARK = Palette(
     "dark", "#0e1117", "#e8ecf1", "#9aa5b4", "#2b3442", CIVIDIS, (*BLUES[::-1][1:], BLUES[0], "#20262f", ORANGES[-1], *ORANGES[::-1][1:]),
-    ("#5db3f0", "#f59a4c", "#c3a0e6", "#4fcfae", "#e8c04a", "#9aa5b4"), "#5db3f0", "#f59a4c",
+    ("#5db3f0", "#f59a4c", "#22d38a", "#a32bbc", "#f6a1ca", "#027573", "#828243", "#527ffe", "#ee0285", "#cc0112"),
+    ("#5f63f2", "#e0609a", "#f9d25c"), "#5db3f0", "#f59a4c",
 )  # fmt: skip
 
 
@@ -81,6 +85,15 @@ def level(value: int | float, scale: int | float) -> int:
 def sample(colours: Sequence[str], share: float) -> str:
     """The colour at `share` in 0..1 of a scale, the nearest of its steps."""
     return colours[min(len(colours) - 1, max(0, int(share * len(colours))))]
+
+
+def between(colours: Sequence[str], share: int | float) -> str:
+    """The colour at `share` in 0..1 of a course through the given ones, mixed in sRGB."""
+    place = min(1.0, max(0.0, share)) * (len(colours) - 1)
+    left = min(int(place), len(colours) - 2)
+    part = place - left
+    mixed = [(1 - part) * int(colours[left][i : i + 2], 16) + part * int(colours[left + 1][i : i + 2], 16) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(value):02x}" for value in mixed)
 
 
 def colourscale(colours: Sequence[str]) -> list[list[float | str]]:

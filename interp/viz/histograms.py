@@ -4,8 +4,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Integer
 
-from interp.viz.charts import style, translucent
-from interp.viz.colours import Palette
+from interp.viz.charts import log_axis, style, translucent
+from interp.viz.colours import Palette, colourscale
 from interp.viz.html import number
 
 BANDS = 5
@@ -67,31 +67,20 @@ def density_histogram(densities: Float[np.ndarray, " latents"], theme: Palette, 
 
 def latent_scatter(
     ids: Integer[np.ndarray, " n"],
-    x: Float[np.ndarray, " n"],
-    y: Float[np.ndarray, " n"],
-    colour: Float[np.ndarray, " n"],
-    colour_title: str,
+    values: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]],
+    titles: tuple[str, str],
     theme: Palette,
 ) -> go.Figure:
-    """Latents by density and maximal activation; the id travels in `customdata`, because row numbers shift."""
+    """Latents by density, and by height and colour of those titles; the id travels in `customdata`, because row numbers shift."""
+    (x, y, colour), (y_title, colour_title) = values, titles
     bar = {"title": {"text": colour_title, "side": "right", "font": {"size": 11}}, "thickness": 10}
-    marker = {
-        "color": colour,
-        "colorscale": [[i / 9, c] for i, c in enumerate(theme.sequential)],
-        "size": 6,
-        "opacity": 0.85,
-        "colorbar": bar,
-    }
-    text = "latent %{customdata[0]}<br>density %{x:.3g}<br>max %{y:.3g}<br>" + colour_title + " %{marker.color:.3g}<extra></extra>"
-    figure = go.Figure(go.Scattergl(x=x, y=y, mode="markers", customdata=ids[:, None], marker=marker, hovertemplate=text))
-    return style(
-        figure,
-        theme,
-        230,
-        xaxis={"title": "density (share of tokens)", "type": "log", "exponentformat": "power"},
-        yaxis_title="max activation",
-        showlegend=False,
-    )
+    scale = colourscale(theme.sequential)
+    marker = {"color": colour, "colorscale": scale, "size": 6, "opacity": 0.85, "colorbar": bar}
+    lines = ("number %{customdata[0]}", "density %{x:.3g}", f"{y_title} %{{y:.3g}}", f"{colour_title} %{{marker.color:.3g}}")
+    hover = "<br>".join(lines) + "<extra></extra>"
+    figure = go.Figure(go.Scattergl(x=x, y=y, mode="markers", customdata=ids[:, None], marker=marker, hovertemplate=hover))
+    axis = {"title": "density (share of tokens)", **log_axis(float(x.min(initial=1)), float(x.max(initial=1e-7)))}
+    return style(figure, theme, 230, xaxis=axis, yaxis_title=y_title, showlegend=False)
 
 
 def spoken(counts: Integer[np.ndarray, " bins"], low: float, high: float, name: str) -> str:

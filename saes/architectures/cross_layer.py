@@ -43,6 +43,11 @@ class CrossLayerDictionary(nn.Module):
         """The layers by their type."""
         return list(self.layers)  # pyright: ignore[reportReturnType]
 
+    def tie(self, x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"]) -> None:
+        """Let each latent write what its reading predicts, to each of its layer's targets."""
+        for s, (layer, part) in enumerate(zip(self.each(), x.split(self.d, 1), strict=True)):
+            layer.tie(part, y[:, s * self.d :])
+
     def supports(self, x: Float[Tensor, "batch d_in"]) -> list[Support]:
         """Where the code may differ from 0, a layer at a time; while it is trained, chosen among all layers together."""
         parts = x.split(self.d, 1)

@@ -216,9 +216,9 @@ def jump(pre: Float[Tensor, "batch d_dict"], theta: Float[Tensor, " d_dict"], ep
     return pseudo(pre * H, -theta / eps * K, theta), pseudo(H, -K / eps, theta)
 
 
-def jumprelu(given: Given, *, k: int, eps: float, sparsity: str, strength: float) -> tuple[Tensor, Terms]:
-    """`L = fvu + strength (mean_b L0_b / k - 1)^2 + aux`, or the term `strength / d mean_b sum_i tanh(4 z_i n_i)`."""
-    z, on = jump(given.pre, given.w["threshold"].abs(), eps)
+def jumprelu(given: Given, *, k: int, eps: float, speed: float, sparsity: str, strength: float) -> tuple[Tensor, Terms]:
+    """`L = fvu + strength (mean_b L0_b / k - 1)^2 + aux`, or the term `strength / d mean_b sum_i tanh(4 z_i n_i)`; theta = speed |t|."""
+    z, on = jump(given.pre, speed * given.w["threshold"].abs(), eps)
     y_hat = write(given.w, z, given.x)
     if sparsity == "target":
         term = strength * (on.sum(1).mean() / k - 1).square()
