@@ -56,6 +56,14 @@ def test_exact_equals_one_patched_full_forward_of_one_prompt_at_a_time(tiny: Mod
     assert scores.per_example.abs().max() > 0.01
 
 
+def test_a_node_scores_the_same_in_a_graph_of_some_nodes_only(tiny: Model) -> None:
+    pairs, nodes = Toy().pairs(None, 3, 1, None), graph(tiny)
+    some = Graph(tiny.n_layers, nodes.nodes[1::3])
+    assert {node.site.head for node in some.nodes} > {None, 1}
+    whole = Exact()(tiny, Toy(), pairs, nodes).among(some)
+    assert torch.allclose(Exact()(tiny, Toy(), pairs, some).per_example, whole.per_example, atol=1e-9)
+
+
 def test_the_size_of_a_batch_does_not_change_exact_scores(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = Toy().pairs(None, 4, 2, None)
     whole = Exact()(tiny, Toy(), pairs, graph(tiny)).per_example

@@ -1,4 +1,5 @@
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -168,8 +169,9 @@ def test_smollm2_solves_ioi_prompts_that_were_written_elsewhere() -> None:
     model = models.load("smollm2")
     results = []
     for row in rows:
-        s, io = row["clean"].split(". ")[1].split()[0], row["clean"].split(", ")[1].replace(" and ", " ").split()[:2]
-        other = next(name for name in io if name != s)
+        # Capitals begin the sentence and the three names: two people, then the one who gives.
+        *pair, s = re.findall(r"[A-Z][a-z]+", row["clean"])[-3:]
+        other = next(name for name in pair if name != s)
         tokens = torch.tensor([model.tokenizer.encode(row["clean"], add_special_tokens=False)])
         with torch.no_grad():
             logits = model(tokens)[:, -1]

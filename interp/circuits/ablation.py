@@ -133,8 +133,18 @@ def _batches(starts: Int[Tensor, " circuit"], size: int) -> Iterator[tuple[int, 
 
 def _edits(graph: Graph, kept: Bool[Tensor, "circuit node"], replacement: Activations, start: int) -> dict[Site, Edit]:
     """Edits of the streams from `start` on in which some circuit ablates a node."""
-    columns = {site: graph.columns(site) for site in graph.streams() if site.layer >= start}
-    return {site: _edit(kept[:, at], replacement[site]) for site, at in columns.items() if not bool(kept[:, at].all())}
+    parts = {site: _parts(graph, kept, site, replacement[site]) for site in graph.streams() if site.layer >= start}
+    return {site: _edit(part, replacement[site]) for site, part in parts.items() if not bool(part.all())}
+
+
+def _parts(graph: Graph, kept: Bool[Tensor, "circuit node"], site: Site, replacement: Tensor) -> Bool[Tensor, "circuit part"]:
+    """Which parts of a stream are kept: every head of `z`, those that are no node of the graph too, or all of a stream without heads."""
+    columns = graph.columns(site)
+    if replacement.ndim < 4:
+        return kept[:, columns]
+    parts = kept.new_ones(len(kept), replacement.shape[2])
+    parts[:, [graph.nodes[column].site.head for column in columns.tolist()]] = kept[:, columns]
+    return parts
 
 
 def _edit(kept: Bool[Tensor, "circuit part"], replacement: Float[Tensor, "pair pos *dims"]) -> Edit:
