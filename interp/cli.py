@@ -3,12 +3,14 @@
 Exit codes: 0 done, 2 bad input (one sentence on standard error), 130 interrupted (the same command resumes).
 """
 
+import contextlib
 import dataclasses
 import errno
 import importlib
 import json
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -41,6 +43,8 @@ NEXT = {
     "heads": ("interp app",),
     "circuit": ("interp app",),
 }
+# What Python and tyro say of a text that is no number.
+_NO_NUMBER = re.compile(r"(?:invalid literal|could not convert|no type matching).*?'([^']*)'", re.DOTALL)
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 
@@ -51,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
         print(usage())
         raise SystemExit(0)
     try:
-        raise SystemExit(_run(arguments[0], arguments[1:]))
+        with _refusals():
+            raise SystemExit(_run(arguments[0], arguments[1:]))
     except InputError as error:
         _leave(str(error), EXIT_BAD_INPUT)
     except KeyboardInterrupt:
@@ -199,6 +204,42 @@ def _interval(result: dict[str, Any], key: str) -> str:
     """The 95 % interval of a figure that has one."""
     bounds = [result.get(f"{key}_{side}") for side in ("low", "high")]
     return "" if None in bounds else f"   [{_shown(bounds[0])}, {_shown(bounds[1])}]"
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Lines that tyro cannot read are refused in a sentence instead of its box."""
+    # Private to tyro, whose version is pinned for it; a kind of failure unknown to `_refuse` still gets the box.
+    from tyro import _errors
+
+    with _errors.on_parse_error(_refuse):
+        yield
+
+
+def _refuse(event: Any) -> None:
+    """Say what is wrong with the line; raises InputError."""
+    match type(event).__name__:
+        case "InstantiationFailure":
+            if (given := _NO_NUMBER.search(event.message)) is None:
+                raise InputError(event.message)
+            number = "a whole number" if "INT" in event.argument.lowered.metavar else "a number"
+            what = f"{_flag(event.argument)} takes {number}, and {given[1]!r} is none"
+        case "InvalidChoice":
+            what = f"{_flag(event.argument)} {event.value} is unknown; choose one of {', '.join(event.choices)}"
+        case "BadValue":
+            what = f"{_flag(event.argument)} needs a value"
+        case "UnrecognizedArgs":
+            what = f"{' '.join(event.tokens)} is no option of `{event.prog}`"
+        case "MissingArgs":
+            what = f"{', '.join(_flag(each.arg) for each in event.missing_arguments)} is missing"
+        case _:
+            return
+    raise InputError(f"{what}; `{event.prog} --help` lists the options with their defaults")
+
+
+def _flag(argument: Any) -> str:
+    """`--k`, or the name of what is given without a flag."""
+    return argument.field.intern_name.upper() if argument.is_positional() else argument.lowered.name_or_flags[0]
 
 
 def _quiet() -> None:

@@ -18,6 +18,8 @@ from interp.stages.describe import Describe
 from interp.stages.evaluate import Evaluate
 from interp.stages.heads import Heads
 from interp.stages.train import Train
+from saes.architectures import TopK
+from saes.errors import InputError
 
 STORY = {
     "cache": "Run the model over prose and keep what its residual stream holds after layer {layer}.",
@@ -51,8 +53,14 @@ class Demo:
     """Port of the app."""
 
     def __call__(self, ctx: Context) -> dict[str, Any]:
+        if ctx.plan:
+            raise InputError(
+                "the demo plans each stage when the one before it is done: about a quarter of an hour, 0.6 GB; leave --plan out"
+            )
+        # What later stages would refuse is refused before the first.
         if self.app and not ctx.json:
             serve.check_port("127.0.0.1", self.port)
+        TopK(k=self.k).build(1, 1, self.width)
         started = time.monotonic()
         found = self._walk(ctx)
         result = {**_figures(found), "seconds": round(time.monotonic() - started, 1), "runs": {k: run.id for k, run in found.items()}}
@@ -72,8 +80,6 @@ class Demo:
         return found
 
     def _stages(self) -> dict[str, Callable[[dict[str, Run]], Stage]]:
-        from saes.architectures import TopK
-
         site = Site(self.layer, "resid_post")
         return {
             "cache": lambda _: Cache(sites=(site,), model=self.model, text=self.text, tokens=self.tokens),

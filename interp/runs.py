@@ -106,17 +106,21 @@ class Draft:
 
     def seal(self) -> Run:
         """Write the manifest last, rename the folder, return the finished run."""
+        files = {name: {"size": (self.path / name).stat().st_size, "sha256": sha256(self.path / name)} for name in self._kept()}
+        self.write_json(MANIFEST, {"schema": SCHEMA, "files": files})
+        # A killed process resumes from these as long as it may have to.
         for name in SCRATCH:
             scratch = self.path / name
             shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink(missing_ok=True)
-        files = {}
-        for path in sorted(p for p in self.path.rglob("*") if p.is_file() and p.name != MANIFEST and not p.name.endswith(".aside")):
-            files[path.relative_to(self.path).as_posix()] = {"size": path.stat().st_size, "sha256": sha256(path)}
-        self.write_json(MANIFEST, {"schema": SCHEMA, "files": files})
         final = self.path.with_name(self.id)
         os.rename(self.path, final)
         _sync(final.parent)
         return Run(final)
+
+    def _kept(self) -> list[str]:
+        """Names of the files that the finished run holds."""
+        paths = (path.relative_to(self.path) for path in sorted(self.path.rglob("*")) if path.is_file())
+        return [p.as_posix() for p in paths if p.parts[0] not in (*SCRATCH, MANIFEST) and p.suffix != ".aside"]
 
 
 def run_id(stage: str, config: dict[str, Any], parents: dict[str, str]) -> str:
@@ -131,7 +135,7 @@ def find_run(root: Path, name: str) -> Run | None:
 
 def open_run(root: Path, name: str, stage: str | None = None) -> Run:
     """The finished run `name` under `root`; raises InputError when it is unknown, unfinished, of another stage or schema."""
-    name = name.strip().rstrip("/").split("/")[-1]
+    name = name.strip().rstrip("/").split("/")[-1].removesuffix(".part")
     if not _NAME.fullmatch(name):
         raise InputError(f"{name!r} is no run name; names look like train-1a2b3c4d, and `interp runs` lists those under {root}")
     if (run := find_run(root, name)) is None:
@@ -166,7 +170,13 @@ def draft(root: Path, stage: str, config: dict[str, Any], parents: dict[str, str
         if not (path / CONFIG).exists():
             head = {"schema": SCHEMA, "stage": stage, "parents": parents, "config": config}
             work.write_json(CONFIG, {**head, "provenance": _provenance(root, parents, command)})
-        yield work
+        try:
+            yield work
+        except InputError:
+            # Refused before anything was written: there is nothing to resume.
+            if {p.name for p in path.iterdir()} == {CONFIG, ".lock"}:
+                shutil.rmtree(path)
+            raise
 
 
 @contextlib.contextmanager

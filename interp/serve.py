@@ -1,5 +1,6 @@
 """`interp app`: start the browser app on this machine."""
 
+import errno
 import importlib.util
 import os
 import socket
@@ -40,14 +41,16 @@ def check_port(host: str, port: int) -> None:
     """Raises InputError when the port cannot be had."""
     if not 0 < port < 65536:
         raise InputError(f"port {port} is out of range; choose 1 to 65535, for example --port 8501")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise InputError(
-                f"port {port} on {host} cannot be used ({error.strerror}); choose another, for example --port {port + 1}"
-            ) from error
+    other = port + 1 if 1024 <= port < 65535 else 8501
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise InputError(f"{host} is no address of this machine; use --host 127.0.0.1") from error
+        raise InputError(f"port {port} on {host} cannot be used ({error.strerror}); choose another, for example --port {other}") from error
 
 
 def command(root: Path, port: int, host: str = "127.0.0.1", browser: bool = False) -> list[str]:

@@ -51,6 +51,10 @@ class Show:
     examples: int = 8
     """Top examples of a latent."""
 
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise InputError(f"--examples {self.examples} is less than none; give a count")
+
     def __call__(self, ctx: Context) -> dict[str, Any] | None:
         match = _ADDRESS.fullmatch(self.what)
         if match is None:
@@ -70,6 +74,8 @@ def _describe_run(ctx: Context, run: Run) -> Run:
     for candidate in runs.list_runs(ctx.root, "describe"):
         if candidate.config["parents"]["dictionary"] == run.id:
             return candidate
+    if run.stage != "train":
+        raise InputError(f"{run.id} is a {run.stage} run; latents are shown from a describe run, made by `interp describe RUN`")
     raise InputError(f"{run.id} has no described latents; run `interp describe {run.id}`")
 
 

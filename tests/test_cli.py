@@ -34,9 +34,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     with pytest.raises(SystemExit) as leave:
         main([str(argument) for argument in arguments])
     assert leave.value.code == 2
-    sentence = capsys.readouterr().err.strip().splitlines()[-1]
-    assert sentence.startswith("interp: ")
-    return sentence
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("interp: ") or "Traceback" in line or "╭" in line]
+    assert len(lines) == 1, lines
+    return lines[0].removeprefix("interp: ")
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -112,12 +112,16 @@ def test_wrong_inputs_get_one_sentence_each(tmp_path: Path, cached: Run, tiny_ll
     assert "cannot be had" in refused(capsys, "cache", "--sites", "0.z", "--model", "nobody/nothing", "--root", tmp_path)
     assert "names no site" in refused(capsys, *cache, "--sites", "0.zz")
     assert "layers 0 to 2" in refused(capsys, *cache, "--sites", "7.z")
-    assert "empty" in refused(capsys, *cache, "--sites", "0.z", "--text", f"files:{empty}")
+    assert "empty.txt holds no text" in refused(capsys, *cache, "--sites", "0.z", "--text", f"files:{empty}")
+    assert "there is no folder" in refused(capsys, "cache", "--sites", "0.z", "--model", tmp_path / "nothing", "--root", tmp_path)
+    assert "must hold a sequence" in refused(capsys, *cache, "--sites", "0.z", "--batch-tokens", 0)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()], "a refusal leaves nothing behind"
     assert "there is no run" in refused(capsys, "train", "cache-00000000", "--root", root)
     assert "k=999" in refused(capsys, "train", cached.id, "--k", 999, "--width", 64, "--root", root)
     assert "is a cache run, a train run is needed" in refused(capsys, "eval", cached.id, "--root", root)
     assert "is no command" in refused(capsys, "trian")
     assert "is no address" in refused(capsys, "show", "a:b:c", "--root", root)
+    assert "is a cache run; latents are shown from" in refused(capsys, "show", f"{cached.id}:f:3", "--root", root)
     assert runs.list_runs(root) == [cached]
 
 
@@ -139,7 +143,7 @@ def test_an_architecture_is_chosen_by_any_spelling(cached: Run, capsys: pytest.C
 
 def test_an_unknown_architecture_is_refused_with_those_there_are(cached: Run, capsys: pytest.CaptureFixture[str]):
     assert refused(capsys, "train", cached.id, "--architecture", "BottomK", "--root", cached.path.parent) == (
-        f"interp: --architecture BottomK is unknown; choose one of {', '.join(ARCHITECTURES)}"
+        f"--architecture BottomK is unknown; choose one of {', '.join(ARCHITECTURES)}"
     )
     assert "--architecture  is unknown" in refused(capsys, "train", cached.id, "--architecture")
 
@@ -214,7 +218,7 @@ def test_numbers_that_train_nothing_are_refused(cached: Run, capsys: pytest.Capt
     assert "log_every=0 is too small" in refused(capsys, *line, "--log-every", 0)
     for option in ("--epochs", "--lr", "--aux-coefficient"):
         for value in ("nan", "inf", "-inf"):
-            assert refused(capsys, *line, option, value) == f"interp: {value} cannot be the value of an option; give a finite number"
+            assert refused(capsys, *line, option, value) == f"{value} cannot be the value of an option; give a finite number"
     assert "--sequences 0 measures nothing" in refused(capsys, "eval", "train-00000000", "--sequences", 0)
 
 
@@ -227,6 +231,31 @@ def test_a_root_with_a_comma_in_its_name_is_one_root(
     (run,) = runs.list_runs(root)
     shown(capsys, "train", run.id, "--k", 2, 4, "--width", 16, "--batch-size", 64, "--root", root)
     assert len(runs.list_runs(root, "train")) == 2
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("train RUN --k abc", "--k takes a whole number, and 'abc' is none; `interp train --help` lists"),
+        ("train RUN --lr fast", "--lr takes a number, and 'fast' is none; `interp train --help` lists"),
+        ("train RUN --kk 3", "--kk 3 is no option of `interp train`; `interp train --help` lists"),
+        ("train RUN --k", "--k needs a value; `interp train --help` lists"),
+        ("train RUN --precision int8", "--precision int8 is unknown; choose one of auto, float32, bfloat16; `interp train"),
+        ("train", "STORE is missing; `interp train --help` lists"),
+        ("cache", "--sites is missing; `interp cache --help` lists"),
+        ("cache --sites 0.z --tokens 5", "--tokens 5 --context 128: a cache needs at least one sequence"),
+        ("demo --k 10 --width 9 --no-app", "k=10 latents cannot be active in a dictionary of d_dict=9"),
+        ("app --port 0", "port 0 is out of range"),
+        ("app --host 203.0.113.1", "203.0.113.1 is no address of this machine"),
+    ],
+)
+def test_a_line_that_cannot_be_read_gets_one_sentence(line: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert refused(capsys, *line.split(), "--root", tmp_path).startswith(sentence)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unfinished_run_names_the_command_that_finishes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with runs.draft(tmp_path, "cache", {}, {}) as draft:
+        name = draft.path.name
+    assert "is unfinished; run the command that started it again: interp" in refused(capsys, "show", name, "--root", tmp_path)
 
 
 def test_a_port_in_use_is_named(capsys: pytest.CaptureFixture[str]):

@@ -29,6 +29,7 @@ from saes.dictionary import Batch, Losses
 from saes.kernels import reference, scores
 from saes.kernels.reference import Given, Terms
 from saes.schedule import FitConfig
+from saes.sparse import START
 from saes.train import fit
 
 FORMS = ("autoencoder", "transcoder", "skip")
@@ -81,7 +82,13 @@ TWINS: dict[str, Callable[[Case], tuple[Tensor, Terms]]] = {
         strength=c.arch.coefficient if c.arch.sparsity == "target" else c.strength,
     ),
     "Codebook": lambda c: reference.codebook(
-        c.given(), k=c.arch.k, metric=c.arch.metric, combine=c.arch.combine, coefficient=c.arch.dead_coefficient, drawn=drawn(c)
+        c.given(),
+        k=c.arch.k,
+        metric=c.arch.metric,
+        combine=c.arch.combine,
+        coefficient=c.arch.dead_coefficient,
+        scale=c.module.scale,
+        drawn=drawn(c),
     ),
     "CrossLayer": lambda c: reference.cross_layer(c.given(), k=c.arch.k, n_layers=c.parts),
 }
@@ -353,6 +360,23 @@ def test_codes_start_at_the_centres_of_what_they_are_shown():
         arch.start(module, x)
     assert torch.equal(one.codebook, other.codebook)
     assert (x - one(x)).square().sum() < 0.05 * x.square().sum()
+
+
+@pytest.mark.parametrize("kind", ["TopK", "CrossLayer"])
+def test_tied_latents_write_what_the_best_linear_map_makes_of_what_they_read(kind: str):
+    """Where targets are a linear map of inputs, directions are its images of encoder directions, all of one length."""
+    parts = 2 if kind == "CrossLayer" else 1
+    module = ARCHITECTURES[kind](k=2).build(4 * parts, 4 * parts, 12 * parts, transcoder=True, parts=parts)
+    x, maps = normal(5000, 4 * parts).float(), normal(4 * parts, 4 * parts, seed=1).float()
+    reads = [layer.W_enc.detach().clone() for layer in getattr(module, "layers", [module])]
+    if kind == "CrossLayer":
+        maps[4:, :4] = 0
+    module.tie(x, x @ maps)
+    for s, (layer, read) in enumerate(zip(getattr(module, "layers", [module]), reads, strict=True)):
+        assert torch.equal(layer.W_enc, read)
+        images = read.t() @ maps[4 * s : 4 * s + 4, 4 * s :]
+        assert F.cosine_similarity(layer.W_dec, images, dim=1).min() > 0.99
+        torch.testing.assert_close(layer.norms(), torch.full((12,), START))
 
 
 def test_a_sample_with_fewer_rows_than_codes_starts_nothing():

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from interp.models.bridge import Model
-from interp.models.hub import Hub, Local, load_local
+from interp.models.hub import WAYS, Hub, Local, load_local
 from interp.models.packaged import Packaged
 from saes.errors import InputError
 
@@ -25,6 +25,8 @@ def source(name: str) -> Source:
         if not (folder / "config.json").exists():
             raise InputError(f"the folder {name} holds no model: config.json is missing; give a folder as save_pretrained writes it")
         return Local(str(folder), name=name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"there is no folder {name}; {WAYS}")
     return Hub(name)
 
 

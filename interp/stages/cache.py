@@ -66,6 +66,10 @@ class Cache:
     def __post_init__(self) -> None:
         if self.context < 2 or self.tokens < self.context:
             raise InputError(f"--tokens {self.tokens} --context {self.context}: a cache needs at least one sequence of two tokens")
+        if self.batch_tokens < self.context or self.shard_tokens < self.context:
+            raise InputError(
+                f"--batch-tokens {self.batch_tokens} --shard-tokens {self.shard_tokens}: each must hold a sequence of {self.context} tokens"
+            )
         if not 0 < self.held_out < 1:
             raise InputError(f"--held-out {self.held_out} is no share; give a number between 0 and 1, for example 0.05")
         for site in self.sites:
@@ -106,7 +110,7 @@ class Cache:
             norms = {site: _norms(acts) for site, acts in sample.items()}
             draft.write_json("summary.json", _summary(draft.path, norms, tokens.numel(), 0.0, time.monotonic() - started))
             return
-        per_shard = max(1, self.shard_tokens // self.context)
+        per_shard = self.shard_tokens // self.context
         starts = list(range(0, len(tokens), per_shard))
         todo = [i for i in range(len(starts)) if not all((draft.path / shard_name(s, i)).exists() for s in self.sites)]
         done = sum(len(tokens[starts[i] : starts[i] + per_shard]) for i in range(len(starts)) if i not in set(todo))
@@ -123,7 +127,7 @@ class Cache:
         draft.write_json("summary.json", _summary(draft.path, norms, tokens.numel(), fresh / seconds, seconds))
 
     def _batch(self) -> int:
-        return max(1, self.batch_tokens // self.context)
+        return self.batch_tokens // self.context
 
     def _load(self, ctx: Context) -> Model:
         model = load(self.model, self.dtype, str(device_of(ctx.device)))

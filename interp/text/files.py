@@ -47,7 +47,7 @@ class Files:
                     empty = False
                     yield Document(text.strip(), f"{source}:{number}")
         if empty:
-            raise InputError(f"{self.path} holds no text; give a file with some, or --corpus docs, which needs none")
+            raise InputError(f"{self.path} holds no text; give a file with some, or --text docs, which needs none")
 
     def revision(self) -> str:
         """The sha256 of the files and of the column."""
