@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=list(DTYPES), default="bfloat16")
     parser.add_argument("--layer", type=int, default=10)
     parser.add_argument("--sequences", type=int, default=128)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=9)
     args = parser.parse_args()
     from transformers import AutoModelForCausalLM
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import shared
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from interp.hooks import patched, record, spliced
@@ -40,6 +41,20 @@ def test_logits_and_residual_streams_are_those_of_transformers(folder: Path, mod
     for layer in range(3):
         close(found[Site(layer, "resid_pre")], theirs.hidden_states[layer])
     close(record(model, TOKENS, [Site(1, "resid_post")])[Site(1, "resid_post")], theirs.hidden_states[2])
+
+
+def test_norms_are_computed_once(tiny_llama: Path):
+    class Powers(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += function is torch.ops.aten.pow.Tensor_Scalar
+            return function(*args, **(kwargs or {}))
+
+    model = load(str(tiny_llama))
+    with torch.no_grad(), Powers() as found:
+        model(TOKENS)
+    assert found.count == 2 * model.n_layers + 1
 
 
 def test_every_stream_is_recorded_and_recording_changes_no_logit(model: Model):

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import NormalizationBridge
 
 from interp.sites import HEAD_STREAMS, Site
 from saes.errors import InputError
@@ -168,7 +169,18 @@ def boot(name: str, revision: str, hf_model: Any, tokenizer: Any) -> Model:
     except (ValueError, KeyError, NotImplementedError) as error:
         raise InputError(f"TransformerLens cannot boot {name} ({type(hf_model).__name__}): {str(error).splitlines()[0]}") from error
     bridge.requires_grad_(False)
+    _plain_norms(bridge)
     return Model(name, revision, bridge, tokenizer)
+
+
+def _plain_norms(bridge: TransformerBridge) -> None:
+    """Let norms return what transformers computes and no more.
+
+    TransformerLens computes scale and normalised input beside them, for two hook points that no site names: a tenth of a forward pass.
+    """
+    for module in bridge.modules():
+        if isinstance(module, NormalizationBridge) and module.use_native_layernorm_autograd:
+            module.__dict__["_hf_autograd_forward_with_hooks"] = module.original_component
 
 
 def has_heads(site: Site) -> bool:
