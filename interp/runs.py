@@ -46,12 +46,19 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        return read_json(self.path / CONFIG)
+        return self._object(CONFIG)
 
     @property
     def manifest(self) -> dict[str, dict[str, Any]]:
         """File name to {"size": bytes, "sha256": hex}."""
-        return read_json(self.path / MANIFEST)["files"]
+        return self._object(MANIFEST)["files"]
+
+    def _object(self, name: str) -> dict[str, Any]:
+        """A JSON object of the run; raises InputError when it cannot be read."""
+        try:
+            return dict(read_json(self.path / name))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{self.id}/{name} is damaged ({error}); delete the folder {self.path} and make the run anew") from None
 
     def parent(self, name: str) -> "Run":
         """The run that this one was made from under that name; raises InputError when it is gone."""
@@ -135,7 +142,9 @@ def find_run(root: Path, name: str) -> Run | None:
 
 def open_run(root: Path, name: str, stage: str | None = None) -> Run:
     """The finished run `name` under `root`; raises InputError when it is unknown, unfinished, of another stage or schema."""
-    name = name.strip().rstrip("/").split("/")[-1].removesuffix(".part")
+    name = name.strip().rstrip("/").split("/")[-1]
+    if (root / name).is_dir():
+        name = name.removesuffix(".part")
     if not _NAME.fullmatch(name):
         raise InputError(f"{name!r} is no run name; names look like train-1a2b3c4d, and `interp runs` lists those under {root}")
     if (run := find_run(root, name)) is None:

@@ -1,6 +1,7 @@
 """`interp runs` and `interp show`: runs, latents and heads in the terminal. Reads run folders, loads no model."""
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ class Runs:
 
     def __call__(self, ctx: Context) -> dict[str, Any] | None:
         found = runs.list_runs(ctx.root)
+        found = [run for run in found if _readable(run)]
         if ctx.json:
             return {"runs": [{"run": run.id, "parents": run.config["parents"], "command": run.command} for run in found]}
         if not found:
@@ -40,6 +42,15 @@ class Runs:
             table.add_row(run.id, size(sum(f["size"] for f in run.manifest.values())), run.config["provenance"]["time"], run.command)
         Console().print(table)
         return None
+
+
+def _readable(run: Run) -> bool:
+    """Whether config and manifest can be read; says so on standard error when not."""
+    try:
+        return bool(run.config) and bool(run.manifest)
+    except InputError as error:
+        print(f"interp: {error}", file=sys.stderr)
+        return False
 
 
 @dataclass(frozen=True)

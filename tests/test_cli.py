@@ -274,6 +274,14 @@ def test_a_damaged_shard_is_refused_and_the_command_to_repair_it_is_given(tmp_pa
     assert "does not match its sha256" in refused(capsys, "train", cached.id, "--root", tmp_path)
     shard.write_bytes(good[:-5])
     assert "bytes where its manifest says" in refused(capsys, "train", cached.id, "--root", tmp_path)
+    for name in ("manifest.json", "config.json"):
+        good = (copy / name).read_bytes()
+        (copy / name).write_bytes(good[:-5])
+        assert f"{name} is damaged" in refused(capsys, "train", cached.id, "--root", tmp_path)
+        with pytest.raises(SystemExit, match="0"):
+            main(["runs", "--root", str(tmp_path)])
+        assert f"{name} is damaged" in capsys.readouterr().err
+        (copy / name).write_bytes(good)
 
 
 @pytest.mark.slow
