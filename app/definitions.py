@@ -22,11 +22,12 @@ METRICS: dict[str, tuple[str, str]] = {
     "ce_recon": ("CE reconstructed", "Cross-entropy with the dictionary spliced in, in nats per token."),
     "ce_zero": ("CE zero", "Cross-entropy with the site set to zero."),
     "ce_mean": ("CE mean", "Cross-entropy with the site set to its mean."),
-    "ce_recovered_zero": ("CE recovered (zero)", "(CE zero − CE reconstructed) / (CE zero − CE clean). 1 is as good as the model itself."),
-    "ce_recovered_mean": (
-        "CE recovered (mean)",
-        "(CE mean − CE reconstructed) / (CE mean − CE clean). The mean is harder to beat than zero.",
+    "ce_recovered_zero": (
+        "CE recovered (zero)",
+        "(CE zero − CE reconstructed) / (CE zero − CE clean), of the cross-entropies with the site set to zero, reconstructed, untouched. "
+        "1 is as good as the model itself.",
     ),
+    "ce_recovered_mean": ("CE recovered (mean)", "As above against mean ablation, which is harder to beat than zero."),
     "kl": ("KL", "Mean divergence of the spliced model's predictions from the model's own, in nats per token."),
 }
 HIGHER_IS_BETTER = ("ce_recovered_zero", "ce_recovered_mean")
@@ -44,6 +45,51 @@ HEAD_METRICS: dict[str, tuple[str, str]] = {
     ),
 }
 
+# Figures of the summaries of heads and circuit runs.
+FIGURES: dict[str, tuple[str, str]] = {
+    "n_heads": ("heads", "Attention heads of the model, written layer.head."),
+    "top_previous_token": ("most previous-token", "Head that attends most to the token before, and its score (0 to 1)."),
+    "top_induction": ("most induction", "Head that attends most to what came after the token the last time, and its score."),
+    "top_duplicate_token": ("most duplicate-token", "Head that attends most to an earlier copy of the token, and its score."),
+    "pairs": ("pairs", "Prompts and their corrupt twins: one half scores the nodes, the other half measures the circuits."),
+    "corruption": (
+        "corruption",
+        "What the corrupt prompt changes. s2: the second mention of the subject becomes a third name; abc: three fresh names; "
+        "flip: it becomes the other name.",
+    ),
+    "ranking": ("ranking", "Order in which nodes enter a circuit. helping: ablating it hurts most first; absolute: largest effect first."),
+    "logit_diff_clean": ("logit difference", "Logit of the right name minus that of the wrong one, mean over the clean prompts."),
+    "logit_diff_corrupt": ("when corrupt", "The same difference, for the same answers, after the corrupt prompts."),
+    "accuracy": ("accuracy", "Share of the clean prompts on which the right name has the higher logit."),
+    "pearson_heads": ("r of heads", "Correlation (Pearson) of attribution, the fast estimate, with exact ablation."),
+    "pearson_mlps": ("r of MLPs", ""),
+    "spearman_heads": ("rank r of heads", ""),
+    "top20_resample": (
+        "20 best heads",
+        "Faithfulness of the 20 heads that help most, every MLP running and the other heads resampled: each holds what it computes on the "
+        "corrupt prompt. 1 is the whole model, 0 none of its heads; above 1, heads that work against the task are ablated.",
+    ),
+    "top20_mean": ("by mean", "The same, the other heads set to their mean."),
+    "random20_resample": ("20 random heads", "The same for 20 heads drawn at random, resampled."),
+}
+
+# Statistics of a latent, as the Explorer and the Feature page name them.
+LATENT = (
+    ("density", "share of tokens on which it is active"),
+    ("p50, p90, p99", "percentiles of its activation where it is active"),
+    ("top token, share", "the token it is most often active on, and how much of its activity that is"),
+    ("token entropy", "how many tokens share its activity, in nats: 0 is one token"),
+    ("encoder · decoder", "cosine of the direction it reads with the one it writes"),
+)
+LISTED = (
+    ("density", "share of tokens on which it is active (bar: logarithmic)"),
+    ("max", "strongest activation"),
+    ("share", "how much of its activity is on its top token"),
+    ("kurtosis", "of its effects on the logits of all tokens: high where it promotes a few only, 3 where it promotes none in particular"),
+    ("nearest", "the latent with the most similar decoder direction, and their cosine"),
+    ("raises", "tokens that its direction promotes directly; meaningful in late layers, mostly noise in early ones"),
+)
+
 BUCKETS = {0: "top", 1: "band 1", 2: "band 2", 3: "band 3", 4: "band 4", 5: "band 5", 6: "random active", 7: "silent"}
 GROUPS: dict[str, tuple[tuple[int, ...], str]] = {
     "top": ((0,), "The strongest activations."),
@@ -58,9 +104,9 @@ GROUPS: dict[str, tuple[tuple[int, ...], str]] = {
 
 def title(metric: str) -> str:
     """The title of a metric, or its name."""
-    return (METRICS | HEAD_METRICS).get(metric, (metric.replace("_", " "), ""))[0]
+    return (METRICS | HEAD_METRICS | FIGURES).get(metric, (metric.replace("_", " "), ""))[0]
 
 
 def meaning(metric: str) -> str:
     """The definition of a metric, or nothing."""
-    return (METRICS | HEAD_METRICS).get(metric, ("", ""))[1]
+    return (METRICS | HEAD_METRICS | FIGURES).get(metric, ("", ""))[1]

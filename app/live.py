@@ -12,7 +12,7 @@ from interp.viz.html import Html, element, meter, number, percent, table
 from interp.viz.scales import ordered
 
 FIGURES = {"loss": ("loss", number), "fvu": ("FVU", number), "l0": ("L0", number), "dead_share": ("dead", percent)}
-# Longer than any training is silent while it goes on: a checkpoint is written every half minute.
+# After so many seconds without a row, a training is very slow or no longer running.
 SILENT = 120.0
 
 
@@ -33,7 +33,9 @@ def _sentence(found: Sequence[Progress]) -> str:
     runs = [families.fields(p.config) for p in found]
     apart = families.differing(runs)
     same = families.told(runs[0], [name for name in families.FIRST if name not in apart and runs[0].get(name)])
-    return f"{'One training' if len(found) == 1 else f'{len(found)} trainings'} ({same}), read again every five seconds."
+    many = "One training" if len(found) == 1 else f"{len(found)} trainings"
+    silent = " A silent one may have been stopped: its command, given again, resumes it." if any(p.silent > SILENT for p in found) else ""
+    return f"{many} ({same}), read again every five seconds.{silent}"
 
 
 def lines(found: dict[Path, Progress]) -> list[Sequence[object]]:
@@ -55,8 +57,8 @@ def _line(name: str, folder: Path, p: Progress) -> Sequence[object]:
 
 def remaining(p: Progress) -> Html | str:
     """Time that is left, from tokens a second and tokens a step; or that nothing has been heard for long."""
-    if p.last and p.silent > SILENT:
-        return element("span", f"silent for {duration(p.silent)}", class_="badge warn", title="the same command resumes it")
+    if p.steps and p.silent > SILENT:
+        return element("span", f"silent for {duration(p.silent)}", class_="badge warn")
     step, tokens, speed = (p.last.get(name, 0) for name in ("step", "tokens", "tokens_per_s"))
     if min(step, tokens, speed, p.steps) <= 0:
         return "–"

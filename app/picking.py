@@ -35,6 +35,7 @@ def draw(found: Mapping[str, Training]) -> tuple[list[Training], list[Training]]
     drawn = [found[name] for name in families.relatives(picked, {name: t.fields for name, t in found.items()}, vary)]
     if drawn:
         _sentence([found[name] for name in picked], drawn)
+    drawn.sort(key=lambda t: t.id not in picked)
     return [found[name] for name in picked], in_order(drawn[:MOST])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import curves, definitions, families, session, widgets
+from app import definitions, encoding, families, session, widgets
 from app.address import anchor, choice
 from app.trainings import Training
 from interp.viz import scales
@@ -20,7 +20,7 @@ DEFINITION = (
     "Dotted: not beaten by another. Ring: the knee, where a line of three or more bends most (farthest from its chord in log-log)."
 )
 PANELS = (
-    "Each panel is one target. An error is a share of the variance of what is written, so numbers of different panels do not compare, and "
+    "Each panel is one target: FVU is a share of the variance of what is written there, so it does not compare across panels, and "
     "a transcoder, which predicts another site than it reads, never shares a line with an autoencoder."
 )
 HOLLOW = "Hollow points were not evaluated: their figures are from the end of their training, on tokens that they were trained on."
@@ -33,31 +33,29 @@ def check() -> None:
 
 @st.fragment
 @widgets.guarded
-def draw(drawn: Sequence[Training]) -> None:
-    """The panel."""
+def draw(drawn: Sequence[Training], by: tuple[str, str]) -> None:
+    """The panel; `by` are the fields of colour and symbol."""
     with widgets.panel("Sparsity against fidelity", DEFINITION):
         metric = st.selectbox("fidelity", AXES, key="y", bind="query-params", width=260)
-        usable = [t for t in drawn if metric in t.figures and t.figures.get("l0") and t.figures["l0"].value > 0]
-        bare = [t for t in drawn if not t.held_out("l0", metric)]
+        usable = [t for t in drawn if metric in t.figures and "l0" in t.figures and t.figures["l0"].value > 0]
         if usable:
-            _picture(usable, metric)
+            _picture(usable, metric, by)
+        bare = [t.id for t in drawn if not t.held_out("l0", metric)]
         if bare:
             few = f"{len(bare)} of {len(drawn)} have no evaluation" if usable else f"No dictionary here has {definitions.title(metric)} yet"
-            widgets.missing(
-                f"{few}. This command makes it, on tokens that they were not trained on:", f"interp eval {' '.join(t.id for t in bare)}"
-            )
+            command = f"interp eval {' '.join(bare)}"
+            widgets.missing(f"{few}. This command makes it, on tokens that they were not trained on:", command)
     session.remember("runs")
 
 
-def _picture(usable: Sequence[Training], metric: str) -> None:
+def _picture(usable: Sequence[Training], metric: str, by: tuple[str, str]) -> None:
     """The figure, what it says, and the same as a table."""
     better = "high" if metric in definitions.HIGHER_IS_BETTER else "low"
-    colour, shape = told_apart([t.fields for t in usable], session.query().get("colour", curves.AUTO))
-    found = [Family(title, target, tuple(_point(t, metric, colour, shape) for t in members)) for title, target, members in grouped(usable)]
+    sparsity = [name for name in families.differing([t.fields for t in usable]) if name in families.SPARSITY] or ["k"]
+    found = [Family(title, target, tuple(_point(t, metric, sparsity, by) for t in group)) for title, target, group in grouped(usable)]
     log_y = metric in LOGARITHMIC and all(p.y.value > 0 for f in found for p in f.points)
     axes = Axes("L0 (active latents a token)", definitions.title(metric), better, log_y)
-    symbols = scales.symbols(shape, (curves.value(t.fields, shape) for t in usable), families.KINDS)
-    figure = tradeoff(found, axes, session.theme(), curves.colours(usable, colour), symbols)
+    figure = tradeoff(found, axes, session.theme(), encoding.colours(usable, by[0]), encoding.symbols(usable, by[1]))
     alt = f"{len(usable)} dictionaries in {len(found)} families by L0 and {metric}"
     event = st.plotly_chart(figure, key="pareto", on_select="rerun", selection_mode="points", alt=alt)
     _clicked(event, {t.id: t for t in usable})
@@ -66,14 +64,6 @@ def _picture(usable: Sequence[Training], metric: str) -> None:
     sentences += [HOLLOW] if not all(p.held_out for f in found for p in f.points) else []
     st.html(element("p", " ".join(sentences), class_="quiet"))
     st.html(_table(found, axes))
-
-
-def told_apart(runs: Sequence[families.Fields], asked: str) -> tuple[str, str]:
-    """The fields of colour and symbol: the one that was asked for, else the first in which families differ, architecture before others."""
-    names = [name for name in families.differing(runs) if name not in (*families.SPARSITY, *families.REPEATS, "sites")]
-    first = names[0] if names else "architecture"
-    colour = first if asked == curves.AUTO else asked
-    return colour, "architecture" if "architecture" in names else colour
 
 
 def grouped(usable: Sequence[Training]) -> list[tuple[str, str, list[Training]]]:
@@ -101,11 +91,9 @@ def panel(t: Training) -> str:
     return f"{t.dictionary.sites} ({'transcoder' if t.dictionary.transcoder else 'autoencoder'})"
 
 
-def _point(t: Training, metric: str, colour: str, shape: str) -> Point:
-    given = {name: t.fields[name] for name in (*families.SPARSITY, *families.REPEATS) if t.fields.get(name) is not None}
-    level = " · ".join(families.said(name, value) for name, value in given.items() if name in families.SPARSITY)
-    told = " · ".join((t.dictionary.name, *(families.said(name, value) for name, value in given.items() if value and name != "k")))
-    shade, symbol = (curves.value(t.fields, name) for name in (colour, shape))
+def _point(t: Training, metric: str, sparsity: Sequence[str], by: tuple[str, str]) -> Point:
+    shade, symbol = (encoding.value(t.fields, name) for name in by)
+    level, told = families.told(t.fields, sparsity), f"{t.dictionary.name} · {families.told(t.fields, (*sparsity, *families.REPEATS))}"
     return Point(t.id, told, t.figures["l0"], t.figures[metric], level, shade, symbol, t.held_out("l0", metric))
 
 

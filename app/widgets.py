@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ParamSpec
 
@@ -92,6 +92,12 @@ def lacks(run: Run, file: str, what: str) -> bool:
         return False
     missing(f"{run.id} holds no {what}. Delete its folder, then this command makes it anew:", run.command)
     return True
+
+
+def legend(entries: Iterable[tuple[str, str]]) -> None:
+    """Small print that says what the names above it mean; names without a meaning are left out."""
+    words = [Html(f"{element('b', name)} {safe(meaning.removesuffix('.'))}") for name, meaning in entries if meaning]
+    st.html(element("p", join(words, " · "), class_="legend"))
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from synthetic_runs import train_config
 from synthetic_zoo import LAYERS, MLP
 
-from app import curves, families, tradeoffs
+from app import encoding, families
 from app.dictionaries import Dictionary, beside
+from app.encoding import By
 from interp.stages.train import Train
 from interp.tables import to_json
 from saes.architectures import ARCHITECTURES, Codebook, TopK
@@ -132,7 +133,7 @@ SITES = [families.fields(train_config(k, site=f"{i}.resid_post")) for i in range
     ],
 )
 def test_auto_chooses_what_tells_most(runs, asked, expected):
-    assert curves.automatic(runs, *asked) == expected
+    assert encoding.of_curves(runs, By(*asked)) == expected
 
 
 SKIPS = [families.fields(train_config(k, **MLP, skip=skip)) for k in (8, 16) for skip in (False, True)]
@@ -143,9 +144,10 @@ SKIPS = [families.fields(train_config(k, **MLP, skip=skip)) for k in (8, 16) for
     [
         (RUNS, "auto", ("architecture", "architecture")),
         (RUNS, "k", ("k", "architecture")),
+        (RUNS, "nothing", ("", "architecture")),
         (SKIPS, "auto", ("skip", "skip")),
         (SITES, "auto", ("architecture", "architecture")),
     ],
 )
 def test_families_are_told_apart_by_colour_and_symbol(runs, asked, expected):
-    assert tradeoffs.told_apart(runs, asked) == expected
+    assert encoding.of_points(runs, By(asked)) == expected

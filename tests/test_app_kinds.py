@@ -147,7 +147,11 @@ def test_what_is_not_evaluated_is_marked_and_the_command_evaluates_all_of_it(vis
 
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
-    [("vary", "beauty", "choose one of"), ("colour", "beauty", "choose one of auto"), ("dash", "?", "choose one of auto, nothing")],
+    [
+        ("vary", "beauty", "choose one of"),
+        ("colour", "beauty", "choose one of auto, nothing"),
+        ("dash", "?", "choose one of auto, nothing"),
+    ],
 )
 def test_a_bad_parameter_of_the_grid_is_a_sentence(visit, zoo, name, value, sentence):
     drawn = text(visit.start("runs", **{**grid_address(zoo), name: value}))
@@ -184,7 +188,7 @@ def test_a_training_that_fell_silent_says_so():
     row = {"step": 10, "tokens": 1000, "tokens_per_s": 100.0}
     assert live.remaining(readers.Progress(30, row, 1.0, {})) == "about 20 s"
     assert "silent for 10 min" in str(live.remaining(readers.Progress(30, row, 600.0, {})))
-    assert live.remaining(readers.Progress(30, {}, 600.0, {})) == "–"
+    assert live.remaining(readers.Progress(0, {}, 600.0, {})) == "–"
 
 
 @pytest.mark.parametrize("config", [None, b"", b"{", b'{"config": {"architecture": 3}}'])

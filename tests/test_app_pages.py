@@ -170,6 +170,27 @@ def test_without_an_address_the_newest_run_and_a_live_latent_are_shown(visit, fa
     assert family.acts[at.number_input(key="f").value].max() > 0
 
 
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("home", ("L0", "FVU", "CE recovered", "most induction")),
+        ("explorer", ("density", "share", "kurtosis", "nearest", "raises")),
+        ("feature", ("density", "p50, p90, p99", "token entropy", "encoder · decoder")),
+        ("heads", ("Induction", "Attention sink", "Copying")),
+        ("head", ("Induction", "Attention sink", "Copying")),
+        ("circuit", ("logit difference", "accuracy")),
+    ],
+)
+def test_a_page_says_what_its_names_mean(visit, page, names):
+    drawn = text(visit(page))
+    assert [name for name in names if f"<b>{name}</b> " not in drawn] == []
+
+
+def test_a_head_that_looks_for_repetitions_opens_on_repeated_tokens(visit, family):
+    for head, example in (("5.4", "1 Repeated tokens"), ("0.0", "0 Indirect object")):
+        assert f"<b>{example}</b>" in text(visit("head", run=family.heads.id, h=head))
+
+
 def test_next_and_previous_walk_the_list_of_the_explorer(visit, family):
     at = visit("feature", run=family.describe.id, f="5", sort="density")
     order = sorted(range(WIDTH), key=lambda i: (-(family.acts[i] > 0).sum(), i))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import streamlit as st
 
-from app import readers, session, widgets
+from app import definitions, readers, session, widgets
 from app.address import anchor, choice, whole
 from app.circuits import METHODS, curves_of, entering, layout, nodes_of
 from interp.runs import Run
@@ -63,11 +63,8 @@ def _body(run: Run, nodes: readers.Columns) -> None:
 def _figures(run: Run, by: str, size: int) -> None:
     """The figures of the run, and the circuit in view."""
     figures = session.read(readers.summary, run)
-    given = [
-        (k.replace("_", " "), number(v) if isinstance(v, (int, float)) else str(v))
-        for k, v in figures.items()
-        if isinstance(v, (int, float, str))
-    ]
+    known = {k: figures[k] for k in definitions.FIGURES if isinstance(figures.get(k), (int, float, str))}
+    given = [(definitions.title(k), number(v) if isinstance(v, (int, float)) else v) for k, v in known.items()]
     task = readers.config(run).get("task")
     name = " ".join(widgets.flatten(task).values()) if isinstance(task, Mapping) else task
     st.html(
@@ -75,6 +72,7 @@ def _figures(run: Run, by: str, size: int) -> None:
             [("model", readers.config(run).get("model", "–")), ("task", name or "–"), ("circuit in view", f"{size} nodes by {by}"), *given]
         )
     )
+    widgets.legend((definitions.title(k), definitions.meaning(k)) for k in known)
 
 
 def _curve(run: Run, scope: str, size: int) -> None:
@@ -95,7 +93,9 @@ def _curve(run: Run, scope: str, size: int) -> None:
         figure = circuits.faithfulness_curve(lines, session.theme(), size)
         st.plotly_chart(figure, key="curve", alt=f"Faithfulness against nodes, {ablation} ablation")
         sizes = lines[0].n_nodes
-        rows = [(line.name, *(f"{np.interp(n, line.n_nodes, line.faithfulness):.2f}" for n in (size, *sizes))) for line in lines]
+        rows = [
+            (line.name, *(f"{np.interp(n, line.n_nodes, line.faithfulness).round(2) + 0.0:.2f}" for n in (size, *sizes))) for line in lines
+        ]
         st.html(table(("nodes", f"{size} (in view)", *sizes), rows, numeric=range(1, 2 + len(sizes))))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import streamlit as st
 
-from app import readers, session, widgets
+from app import definitions, readers, session, widgets
 from app.address import anchor, whole
 from app.dictionaries import Dictionary
 from app.selection import LOWEST, PRESETS, SORTS, Selection
@@ -55,6 +55,7 @@ def _body(run: Run, data: readers.Columns, vocab: readers.Vocabulary) -> None:
         shown = _page_of(ids)
         st.html(_table(run, data, vocab, shown, chosen, words))
         widgets.lacks(run, "examples.parquet", "examples")
+        widgets.legend(definitions.LISTED)
     session.remember("explorer")
 
 

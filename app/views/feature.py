@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from app import examples, readers, session, widgets
+from app import definitions, examples, readers, session, widgets
 from app.address import anchor, whole
 from app.dictionaries import Dictionary
 from app.selection import DENSE, NEAR_DUPLICATE, ONE_TOKEN, Selection
@@ -99,6 +99,7 @@ def _head(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: in
     title = element("h2", words.called(latent), style="padding:0;font-size:1.25rem")
     figures = facts(_figures(one, vocab, tokens, words))
     st.html(element("div", element("div", title, *_badges(one), class_="panel"), figures))
+    widgets.legend(definitions.LATENT)
     model = session.glance(readers.config, session.tokens_run(run)).get("model", "?")
     st.html(element("p", f"{model} · {words.name} · from ", element("code", f"{run.id}/latents.arrow"), class_="source"))
     if words.note(latent) == "none":

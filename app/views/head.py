@@ -8,10 +8,12 @@ from app.address import anchor, head_name, whole
 from app.views.heads import Scores, interval, score, scores_of, shape
 from interp.runs import Run
 from interp.viz import patterns
-from interp.viz.html import Html, element, facts, meter, table
+from interp.viz.html import Html, element, facts, join, meter, table
 from interp.viz.strip import Token, chip, strip
 
 KEYS = 8
+# From this score on a head counts as looking for repetitions.
+SEEKING = 0.3
 
 
 @widgets.page("head", "Head", "Where one attention head looks, token by token.")
@@ -57,7 +59,7 @@ def _body(run: Run, scores: Scores, names: list[str], titles: list[str]) -> None
     picked = first.selectbox("head", names, index=None, key="h", bind="query-params") or names[0]
     second.button("Previous", shortcut="k", on_click=session.step, args=("h", names, -1), width="stretch")
     third.button("Next", shortcut="j", on_click=session.step, args=("h", names, 1), width="stretch")
-    session.default("ex", 0)
+    session.default("ex", _first(scores, picked, titles))
     example = (
         fourth.selectbox(
             "example",
@@ -65,7 +67,7 @@ def _body(run: Run, scores: Scores, names: list[str], titles: list[str]) -> None
             index=None,
             key="ex",
             bind="query-params",
-            help="; ".join(f"{i}: {t}" for i, t in enumerate(titles)),
+            help="Their titles stand below.",
         )
         or 0
     )
@@ -81,7 +83,8 @@ def _body(run: Run, scores: Scores, names: list[str], titles: list[str]) -> None
         f"query token, 0 to {length - 1}", 0, length - 1, value=None, step=1, key="q", bind="query-params", format="%d"
     )
     query = int(query if query is not None else length - 1)
-    _facts(scores, layer, head, titles[example])
+    _facts(scores, layer, head)
+    _examples(run, picked, titles, example)
     left, right = st.columns((3, 2))
     with left:
         _pattern(run, weights[layer, head], texts, query)
@@ -91,12 +94,30 @@ def _body(run: Run, scores: Scores, names: list[str], titles: list[str]) -> None
     session.remember("head")
 
 
-def _facts(scores: Scores, layer: int, head: int, title: str) -> None:
-    rows: list[tuple[object, object]] = [("example", title)]
+def _first(scores: Scores, picked: str, titles: list[str]) -> int:
+    """The example to begin with: repeated tokens for a head that looks for repetitions."""
+    layer, head = (int(part) for part in picked.split("."))
+    seeks = max(scores.get((metric, layer, head), {"value": 0.0})["value"] for metric in ("induction", "duplicate_token"))
+    repeated = next((i for i, title in enumerate(titles) if title.startswith("Repeated")), 0)
+    return repeated if seeks > SEEKING else 0
+
+
+def _examples(run: Run, picked: str, titles: list[str], example: int) -> None:
+    """The titles of the examples, each a link; the one in view is bold."""
+    names = [
+        element("b", f"{i} {title}") if i == example else anchor("head", f"{i} {title}", run=run.id, h=picked, ex=i)
+        for i, title in enumerate(titles)
+    ]
+    st.html(element("p", "Examples: ", join(names, " · "), class_="quiet"))
+
+
+def _facts(scores: Scores, layer: int, head: int) -> None:
+    rows: list[tuple[object, object]] = []
     for metric in definitions.HEAD_METRICS:
         if row := scores.get((metric, layer, head)):
             rows.append((definitions.title(metric), Html(f"{score(row['value'])} <small class='quiet'>{interval(row)}</small>")))
     st.html(facts(rows))
+    widgets.legend(value for metric, value in definitions.HEAD_METRICS.items() if (metric, layer, head) in scores)
 
 
 def _pattern(run: Run, pattern: np.ndarray, texts: list[str], query: int) -> None:

@@ -113,6 +113,7 @@ def _card(run: Run, scores: Scores, picked: str) -> None:
                     )
                 )
         st.html(table(("metric", "value", "interval", "baseline", "n"), rows, numeric=[1, 2, 3, 4]))
+        widgets.legend(definitions.HEAD_METRICS[name] for name in definitions.HEAD_METRICS if (name, layer, head) in scores)
         st.html(element("p", anchor("head", f"Open the attention patterns of head {picked} →", run=run.id, h=picked)))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from app import families, readers, session, widgets
+from app import definitions, families, readers, session, widgets
 from app.address import anchor
 from app.trainings import Training, all_trainings, in_order, with_figures
 from interp.runs import Run
@@ -33,6 +33,7 @@ FIGURES = (
 )
 # Cards of dictionaries, and ways from one of them to features.
 CARDS, MOST_LINKS = 24, 6
+SHOWN = (("L0", "l0", number), ("FVU", "fvu", percent), ("CE recovered", "ce_recovered_zero", percent), ("dead", "dead_share", percent))
 PACKAGES = ("torch", "transformer-lens", "transformers", "streamlit", "plotly", "pyarrow", "safetensors")
 
 
@@ -86,6 +87,7 @@ def _dictionaries() -> None:
         for t in trained:
             groups.setdefault(families.family(t.fields, t.fields), []).append(t)
         st.html(element("div", *(_dictionary(in_order(members)) for members in list(groups.values())[:CARDS]), class_="cards"))
+        widgets.legend((label, definitions.meaning(name)) for label, name, _ in SHOWN)
         if len(groups) > CARDS:
             more = f"{len(groups) - CARDS} older families are not shown: "
             st.html(element("p", more, anchor("runs", "all are among the runs"), ".", class_="quiet"))
@@ -104,8 +106,7 @@ def _dictionary(members: list[Training]) -> Html:
     parts = [words.kind + (f" k={', '.join(map(str, k))}" if k else ""), words.size]
     parts += [f"{len({t.fields['seed'] for t in members})} seeds"] if "seed" in names else []
     parts += [first.id if len(members) == 1 else f"{len(members)} runs"]
-    shown = [("L0", "l0", number), ("FVU", "fvu", number), ("CE recovered", "ce_recovered_mean", percent), ("dead", "dead_share", percent)]
-    rows = [(label, _extent([t.figures[name].value for t in members if name in t.figures], write)) for label, name, write in shown]
+    rows = [(label, _extent([t.figures[name].value for t in members if name in t.figures], write)) for label, name, write in SHOWN]
     rows = [(label, text) for label, text in rows if text]
     links = [anchor("runs", "Curves", class_="go", sel=first.id, vary=names)]
     open_ = [t for t in members if t.described]
@@ -137,19 +138,30 @@ def _others(stage: str, title: str, sentence: str, page_name: str) -> None:
             widgets.missing(f"No {stage} run yet.", widgets.MAKERS[stage])
             return
         st.html(element("div", *(_card(run, page_name) for run in found[:8]), class_="cards"))
+        shown = {name for run in found[:8] for name in _shown(run)}
+        widgets.legend((definitions.title(name), definitions.meaning(name)) for name in FIGURES if name in shown)
 
 
 def _card(run: Run, page_name: str) -> Html:
     figures = session.read(readers.summary, run)
-    known = [k for k in FIGURES if k in figures] or list(figures)
-    plain = [(k.replace("_", " "), _short(figures[k])) for k in known if isinstance(figures[k], (int, float, str))][:4]
+    plain = [(definitions.title(k), _short(figures[k])) for k in _shown(run)]
     title, way = element("h4", widgets.title(run)), anchor(page_name, "Open", class_="go", run=run.id)
     return element("div", title, element("p", run.id, class_="quiet"), facts(plain), way, class_="card")
 
 
+def _shown(run: Run) -> list[str]:
+    """The figures of a card: the four that say most."""
+    figures = session.read(readers.summary, run)
+    known = [k for k in FIGURES if k in figures] or list(figures)
+    return [k for k in known if isinstance(figures[k], (int, float, str))][:4]
+
+
 def _short(value: float | str) -> str:
-    """A figure; of a list of heads with their scores, the first."""
-    return number(value) if isinstance(value, (int, float)) else value.split(",")[0]
+    """A figure; of a list of heads with their scores, the first: `18.6 (0.88)`."""
+    if isinstance(value, (int, float)):
+        return number(value)
+    head, _, score = value.split(",")[0].partition(" ")
+    return f"{head} ({score})" if score else head
 
 
 def _everything(found: list[Run]) -> None:

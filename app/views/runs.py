@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app import curves, definitions, families, live, picking, tradeoffs, widgets
+from app import curves, definitions, encoding, families, live, picking, tradeoffs, widgets
 from app.address import anchor
 from app.trainings import Training, all_trainings, with_figures
 from interp.viz.html import Html, element, number, percent, table
@@ -25,11 +25,12 @@ def page() -> None:
     if not drawn:
         st.html(element("p", "Choose a run above.", class_="quiet"))
         return
-    curves.check(drawn)
+    by, runs = encoding.controls(found, drawn), [t.fields for t in drawn]
+    curves.check()
     tradeoffs.check()
     drawn = with_figures(drawn)
-    curves.draw(drawn)
-    tradeoffs.draw(drawn)
+    curves.draw(drawn, encoding.of_curves(runs, by))
+    tradeoffs.draw(drawn, encoding.of_points(runs, by))
     _table(drawn)
     widgets.provenance(chosen[0].run, f"Provenance of {chosen[0].id}")
 

@@ -50,7 +50,9 @@ def agreement(names: Sequence[str], exact: Float[np.ndarray, " nodes"], guess: F
         y=guess,
         mode="markers+text",
         text=text,
-        textposition="top center",
+        # Away from the line, but never over the axis.
+        textposition=["middle left" if left else "middle right" for left in (guess > exact) & (exact > bound[0] + 0.2 * np.ptp(bound))],
+        cliponaxis=False,
         customdata=[[n] for n in names],
         textfont={"size": 10, "color": theme.muted},
         marker={"color": theme.series[0], "size": 6},
@@ -101,7 +103,5 @@ def faithfulness_curve(series: Sequence[Series], theme: Palette, size: int | Non
     for level in (0.0, 1.0):
         figure.add_hline(level, line={"color": theme.muted, "width": 1, "dash": "dash"})
     if size is not None:
-        figure.add_vline(
-            size, line={"color": theme.positive, "width": 2}, annotation_text=f"{size} nodes", annotation_position="bottom right"
-        )
+        figure.add_vline(size, line={"color": theme.positive, "width": 2}, annotation_text=f"{size} nodes", annotation_position="top right")
     return style(figure, theme, 380, xaxis_title="nodes kept (all others ablated)", yaxis_title="faithfulness", hovermode="x unified")

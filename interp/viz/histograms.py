@@ -1,5 +1,7 @@
 """Distributions: activations and logit weights of a latent, densities and maxima of a dictionary."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Integer
@@ -58,11 +60,15 @@ def density_histogram(densities: Float[np.ndarray, " latents"], theme: Palette, 
         xaxis={
             "title": "density (share of tokens)",
             "range": [low, 0],
-            "tickvals": ticks,
-            "ticktext": [f"1e{t}" if t else "1" for t in ticks],
+            **_powers_of_ten(ticks, ticks),
         },
         yaxis_title="latents",
     )
+
+
+def _powers_of_ten(powers: list[int], places: Sequence[int | float]) -> dict[str, object]:
+    """Ticks at the powers: 1e-3."""
+    return {"tickvals": list(places), "ticktext": [f"1e{p}" if p else "1" for p in powers]}
 
 
 def latent_scatter(

@@ -19,7 +19,8 @@ def attention(pattern: Float[np.ndarray, "query key"], texts: Sequence[str], the
     """Weights of each query (row) over its keys (columns); keys after the query are left blank; the chosen query is outlined."""
     n = len(pattern)
     weights = np.where(np.tri(n, dtype=bool), pattern.astype(float), np.nan)
-    names = [f"{i} {label(visible(t)[:14])}" for i, t in enumerate(texts)]
+    # Few fonts have the picture of a line end.
+    names = [f"{i} {label(visible(t)[:14].replace('␊', '↵'))}" for i, t in enumerate(texts)]
     heat = go.Heatmap(
         z=weights,
         zmin=0,
@@ -38,6 +39,7 @@ def attention(pattern: Float[np.ndarray, "query key"], texts: Sequence[str], the
     return style(
         figure, theme, max(420, 130 + 15 * n), xaxis={"title": "key (attended to)", "tickangle": -60, **ticks},
         yaxis={"title": "query (attending)", "autorange": "reversed", **ticks}, margin={"l": 110, "r": 10, "t": 10, "b": 110},
+        plot_bgcolor=theme.line,
     )  # fmt: skip
 
 
