@@ -184,7 +184,7 @@ def test_sites_that_do_not_fit_are_refused_and_those_that_do_are_not(cached: Run
     several = ("BatchTopK", "JumpRelu", "Matryoshka", "Relu", "Gated", "TopK", "Discrete")
     for name in several:
         said = refused(capsys, *line, "--architecture", name, *PAIR)
-        assert said == f"interp: {name} reads one site, not 2 joined by +; Crosscoder and CrossLayer read several"
+        assert said == f"{name} reads one site, not 2 joined by +; Crosscoder and CrossLayer read several"
     assert "add --write" in refused(capsys, *line, "--skip")
     assert "names 2 sites for 1 that are read" in refused(capsys, *line, "--sites", "1.mlp_in", "--write", "0.mlp_out+1.mlp_out")
     assert "names 1 sites for 2 that are read" in refused(capsys, *line, "--architecture", "Crosscoder", *PAIR, "--write", "0.mlp_out")
