@@ -231,6 +231,8 @@ def test_a_root_with_a_comma_in_its_name_is_one_root(
     (run,) = runs.list_runs(root)
     shown(capsys, "train", run.id, "--k", 2, 4, "--width", 16, "--batch-size", 64, "--root", root)
     assert len(runs.list_runs(root, "train")) == 2
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
