@@ -27,7 +27,10 @@ METRICS: dict[str, tuple[str, str]] = {
         "(CE zero − CE reconstructed) / (CE zero − CE clean), of the cross-entropies with the site set to zero, reconstructed, untouched. "
         "1 is as good as the model itself.",
     ),
-    "ce_recovered_mean": ("CE recovered (mean)", "As above against mean ablation, which is harder to beat than zero."),
+    "ce_recovered_mean": (
+        "CE recovered (mean)",
+        "(CE mean − CE reconstructed) / (CE mean − CE clean): the same with the site set to its mean, which is harder to beat than zero.",
+    ),
     "kl": ("KL", "Mean divergence of the spliced model's predictions from the model's own, in nats per token."),
 }
 HIGHER_IS_BETTER = ("ce_recovered_zero", "ce_recovered_mean")

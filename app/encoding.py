@@ -45,7 +45,7 @@ def controls(found: Mapping[str, Training], drawn: Collection[Training]) -> By:
 
 
 def of_curves(runs: Sequence[Fields], by: By) -> tuple[str, str, str]:
-    """The fields of colour, dash and columns, "" for none: sites in columns where they are few, architecture as colour, the next as dash."""
+    """The fields of colour, dash and columns, "" for none: sites in columns where they are few, architecture as colour, then the next."""
     rest = [name for name in families.differing(runs) if name not in (by.colour, by.dash, by.columns)]
     rest.sort(key=lambda name: (name != "architecture", name in (families.ACTIVATIONS, *families.REPEATS)))
     colour, dash, columns = by.colour, by.dash, by.columns

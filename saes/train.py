@@ -123,8 +123,8 @@ class _Training:
         """The norm of all gradients; above the limit the optimiser scales them down as it reads them, which saves a pass over memory."""
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
         if self.fused:
-            self.adam.grad_scale = ((norm + 1e-6) / self.cfg.clip).clamp(min=1).float()
-            self.adam.found_inf = torch.zeros((), device=self.device)
+            self.adam.grad_scale = ((norm + 1e-6) / self.cfg.clip).clamp(min=1).float()  # pyright: ignore[reportAttributeAccessIssue]
+            self.adam.found_inf = torch.zeros((), device=self.device)  # pyright: ignore[reportAttributeAccessIssue]
         else:
             nn.utils.clip_grads_with_norm_(self.parameters.values(), self.cfg.clip, norm)
         return norm

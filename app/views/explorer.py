@@ -53,9 +53,12 @@ def _body(run: Run, data: readers.Columns, vocab: readers.Vocabulary) -> None:
             _nothing(run, chosen, data, vocab)
             return
         shown = _page_of(ids)
-        st.html(_table(run, data, vocab, shown, chosen, words))
+        rows = [_row(run, data, vocab, int(latent), chosen, words) for latent in shown]
+        heads = _filled(rows)
+        numeric = [heads.index(name) for name in ("density", "max", "share", "kurtosis") if name in heads]
+        st.html(table(heads, [[row.get(name, "–") for name in heads] for row in rows], numeric=numeric))
+        widgets.legend((name, meaning) for name, meaning in definitions.LISTED if name in heads)
         widgets.lacks(run, "examples.parquet", "examples")
-        widgets.legend(definitions.LISTED)
     session.remember("explorer")
 
 
@@ -130,12 +133,9 @@ def _page_of(ids: np.ndarray) -> np.ndarray:
     return ids[(page - 1) * ROWS : page * ROWS]
 
 
-def _table(run: Run, data: readers.Columns, vocab: readers.Vocabulary, shown: np.ndarray, chosen: Selection, words: Dictionary) -> Html:
-    """One row each; columns that this dictionary cannot fill are left out."""
-    rows = [_row(run, data, vocab, int(latent), chosen, words) for latent in shown]
-    heads = [name for name in dict.fromkeys(name for row in rows for name in row) if any(row.get(name, "–") != "–" for row in rows)]
-    numeric = [heads.index(name) for name in ("density", "max", "share", "kurtosis") if name in heads]
-    return table(heads, [[row.get(name, "–") for name in heads] for row in rows], numeric=numeric)
+def _filled(rows: list[dict[str, object]]) -> list[str]:
+    """Columns in their order, without those that this dictionary cannot fill."""
+    return [name for name in dict.fromkeys(name for row in rows for name in row) if any(row.get(name, "–") != "–" for row in rows)]
 
 
 def _row(run: Run, data: readers.Columns, vocab: readers.Vocabulary, i: int, chosen: Selection, words: Dictionary) -> dict[str, object]:

@@ -97,9 +97,10 @@ def _head(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: in
     one = {name: values[latent].item() for name, values in data.items()}
     tokens = session.read(readers.summary, run).get("tokens") or (round(one["n_active"] / one["density"]) if one["density"] else None)
     title = element("h2", words.called(latent), style="padding:0;font-size:1.25rem")
-    figures = facts(_figures(one, vocab, tokens, words))
-    st.html(element("div", element("div", title, *_badges(one), class_="panel"), figures))
-    widgets.legend(definitions.LATENT)
+    figures = _figures(one, vocab, tokens, words)
+    st.html(element("div", element("div", title, *_badges(one), class_="panel"), facts(figures)))
+    shown = {name for name, _ in figures}
+    widgets.legend((names, meaning) for names, meaning in definitions.LATENT if names.split(",")[0] in shown)
     model = session.glance(readers.config, session.tokens_run(run)).get("model", "?")
     st.html(element("p", f"{model} · {words.name} · from ", element("code", f"{run.id}/latents.arrow"), class_="source"))
     if words.note(latent) == "none":
@@ -110,7 +111,7 @@ def _head(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: in
         _dead(run, one, tokens, words)
 
 
-def _figures(one: dict[str, Any], vocab: readers.Vocabulary, tokens: int | None, words: Dictionary) -> list[tuple[object, object]]:
+def _figures(one: dict[str, Any], vocab: readers.Vocabulary, tokens: int | None, words: Dictionary) -> list[tuple[str, object]]:
     """Name and value. Where all activations are equal, one stands for all; a cosine needs one space to be measured in."""
     quantiles = ("mean_act", "p50", "p90", "p99")
     strengths = [("max", "max_act"), *((name.replace("_act", ""), name) for name in quantiles if name in one)]
