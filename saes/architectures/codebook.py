@@ -34,19 +34,12 @@ SLAB = 1 << 23
 DRAWS, ROUNDS = 16, 5
 
 
-# Codes are as long as inputs, sqrt(d), where the directions of other dictionaries start at 0.5: Adam, whose steps have the length of the
-# learning rate, would leave them where k-means has put them.
-SPEED = 10.0
-
-
 @final
 class CodebookDictionary(nn.Module):
     """Books of codes and what they make of a vector."""
 
-    def __init__(
-        self, d: int, books: int, codes: int, k: int, *, metric: str = "cosine", combine: str = "mean", scale: float = 1.0
-    ) -> None:
-        """All codes start at 0; a code is `scale` times its row. Raises InputError for sizes that cannot be."""
+    def __init__(self, d: int, books: int, codes: int, k: int, *, metric: str = "cosine", combine: str = "mean") -> None:
+        """All codes start at 0. Raises InputError for sizes that cannot be."""
         super().__init__()
         if min(d, books, codes) < 1 or d % books:
             raise InputError(f"{d} dimensions cannot be cut into {books} chunks of equal width; choose a divisor of {d} for the books")
@@ -54,13 +47,8 @@ class CodebookDictionary(nn.Module):
             raise InputError(f"k={k} codes cannot be chosen from a book of {codes}; choose k between 1 and {codes}")
         self.d_in = self.d_out = d
         self.d_dict, self.books, self.k, self.metric, self.combine = books * codes, books, k, metric, combine
-        self.scale = scale
         self.codebook = nn.Parameter(torch.zeros(books, codes, d // books))
         self.b_dec = nn.Parameter(torch.zeros(d))
-
-    def codes(self) -> Float[Tensor, "books codes d_book"]:
-        """The codes of each book."""
-        return self.codebook * self.scale if self.scale != 1 else self.codebook
 
     @property
     def value(self) -> float:
@@ -74,9 +62,9 @@ class CodebookDictionary(nn.Module):
     @torch.no_grad()
     def choose(self, x: Float[Tensor, "batch d"]) -> Int[Tensor, "batch chosen"]:
         """The k best codes of each book, as latents: book * codes + code."""
-        h, book, codes = self.chunks(x), self.codes(), self.codebook.shape[1]
-        length = book.norm(dim=2)
-        weight = book / length[..., None].clamp_min(1e-12) if self.metric == "cosine" else book
+        h, codes = self.chunks(x), self.codebook.shape[1]
+        length = self.codebook.norm(dim=2)
+        weight = self.codebook / length[..., None].clamp_min(1e-12) if self.metric == "cosine" else self.codebook
         bias = torch.zeros_like(length) if self.metric == "cosine" else -length.square() / 2
         found = [
             torch.cat([select(torch.addmm(bias[g], part[:, g], weight[g].t()), self.k) + g * codes for g in range(self.books)], 1)
@@ -95,14 +83,14 @@ class CodebookDictionary(nn.Module):
 
     def decode(self, code: Float[Tensor, "*batch d_dict"]) -> Float[Tensor, "*batch d"]:
         """What a code writes, book by book."""
-        parts = torch.einsum("...gn,gnd->...gd", code.unflatten(-1, (self.books, -1)), self.codes())
+        parts = torch.einsum("...gn,gnd->...gd", code.unflatten(-1, (self.books, -1)), self.codebook)
         return parts.flatten(-2) + self.b_dec
 
     def decode_sparse(self, code: Sparse) -> Float[Tensor, "*batch d"]:
         """`decode` of the same code: one bag for each token and book."""
         values, indices = (part.reshape(-1, part.shape[-1]) for part in (code.values, code.indices))
         bags = Pairs.of_rows(indices.view(-1, indices.shape[1] // self.books), self.d_dict)
-        out = autograd.decode(values.flatten(), bags, self.codes().flatten(0, 1))
+        out = autograd.decode(values.flatten(), bags, self.codebook.flatten(0, 1))
         return out.view(*code.values.shape[:-1], self.d_out) + self.b_dec
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
@@ -121,7 +109,7 @@ class CodebookDictionary(nn.Module):
         """What each code writes: its chunk, and 0 elsewhere."""
         rows = self.codebook.new_zeros(self.books, self.codebook.shape[1], self.books, self.codebook.shape[2])
         for g in range(self.books):
-            rows[g, :, g] = self.codes()[g]
+            rows[g, :, g] = self.codebook[g]
         return rows.flatten(2).flatten(0, 1)
 
     def reads(self) -> Float[Tensor, "d_dict d"]:
@@ -131,7 +119,7 @@ class CodebookDictionary(nn.Module):
     def settings(self) -> dict[str, Any]:
         """What a file has to say to build the dictionary again, beside its weights."""
         return {"d": self.d_in, "books": self.books, "codes": self.codebook.shape[1]} | {
-            name: getattr(self, name) for name in ("k", "metric", "combine", "scale")
+            name: getattr(self, name) for name in ("k", "metric", "combine")
         }
 
     @staticmethod
@@ -144,8 +132,6 @@ class CodebookDictionary(nn.Module):
         """The same choice on raw activations: C <- C / s, b_dec <- m + b_dec / s, in float64."""
         folded = copy.deepcopy(self).double()
         scale = norm.scale_x.to(folded.b_dec)
-        folded.codebook.mul_(self.scale)
-        folded.scale = 1.0
         folded.codebook.div_(scale.view(self.books, 1, -1))
         folded.b_dec.div_(scale).add_(norm.mean_x.to(scale))
         return folded
@@ -174,10 +160,8 @@ class Codebook:
             raise InputError("Codebook writes what it reads; leave out --write and --skip, or choose another architecture for a transcoder")
         if d_dict % self.books:
             raise InputError(f"a width of {d_dict} cannot be shared by {self.books} books; choose a multiple of {self.books}")
-        dictionary = CodebookDictionary(
-            d_in, self.books, d_dict // self.books, self.k, metric=self.metric, combine=self.combine, scale=SPEED
-        )
-        torch.nn.init.normal_(dictionary.codebook, std=1 / SPEED, generator=torch.Generator().manual_seed(seed))
+        dictionary = CodebookDictionary(d_in, self.books, d_dict // self.books, self.k, metric=self.metric, combine=self.combine)
+        torch.nn.init.normal_(dictionary.codebook, generator=torch.Generator().manual_seed(seed))
         return dictionary
 
     @torch.no_grad()
@@ -191,7 +175,7 @@ class Codebook:
             centres = _drawn(h, codes, generator)
             for _ in range(ROUNDS):
                 centres = _means(h, centres)
-            dictionary.codebook[g] = centres.to(dictionary.codebook) / SPEED
+            dictionary.codebook[g] = centres.to(dictionary.codebook)
 
     def loss(self, dictionary: CodebookDictionary, batch: Batch) -> Losses:
         """Reconstruction, and the pull on dead codes, on normalised activations."""
@@ -211,7 +195,7 @@ class Codebook:
         rows = torch.randint(len(batch.x), (dictionary.d_dict,), generator=batch.generator, device=batch.x.device)
         inputs = dictionary.chunks(batch.x).detach().view(len(batch.x), self.books, -1)
         book = torch.arange(dictionary.d_dict, device=rows.device) // dictionary.codebook.shape[1]
-        apart = (dictionary.codes().flatten(0, 1) - inputs[rows, book]).square().mean(1)
+        apart = (dictionary.codebook.flatten(0, 1) - inputs[rows, book]).square().mean(1)
         return (apart * dead).sum() / dead.sum().clamp_min(1)
 
     def finish(self, dictionary: CodebookDictionary, x: Tensor) -> None:
