@@ -87,7 +87,6 @@ TWINS: dict[str, Callable[[Case], tuple[Tensor, Terms]]] = {
         metric=c.arch.metric,
         combine=c.arch.combine,
         coefficient=c.arch.dead_coefficient,
-        scale=c.module.scale,
         drawn=drawn(c),
     ),
     "CrossLayer": lambda c: reference.cross_layer(c.given(), k=c.arch.k, n_layers=c.parts),

@@ -264,7 +264,7 @@ def test_the_gradient_of_each_term_is_the_same_for_a_doubled_batch(kind: str):
 def test_the_pull_on_dead_codes_is_a_mean_over_tokens_and_codes(n_tokens: int, n_dead: int):
     """With equal tokens the random choice among them does not matter: each dead code is as far from them as it is."""
     c = example("Codebook", k=1)
-    code, token = c.module.codes().detach()[0], c.batch.x.detach()[:1]
+    code, token = c.module.codebook.detach()[0], c.batch.x.detach()[:1]
     silent = (~c.module.encode(token)[0].bool()).nonzero()[:n_dead, 0]
     dead = torch.zeros(c.module.d_dict, dtype=torch.bool).index_fill_(0, silent, True)
     x = token.expand(n_tokens, -1)

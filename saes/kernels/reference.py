@@ -227,11 +227,9 @@ def jumprelu(given: Given, *, k: int, eps: float, speed: float, sparsity: str, s
     return z, {"fvu": fvu(given.y, y_hat), **given.auxiliary(z, y_hat), "sparsity": term}
 
 
-def codebook(
-    given: Given, *, k: int, metric: str, combine: str, coefficient: float, scale: float, drawn: Int[Tensor, " d_dict"]
-) -> tuple[Tensor, Terms]:
-    """`L = fvu + coefficient mean over dead codes of |C_i - h_r|^2 / d`, r the drawn row of each code; C = scale * weight."""
-    C, b_dec = scale * given.w["codebook"], given.w["b_dec"]
+def codebook(given: Given, *, k: int, metric: str, combine: str, coefficient: float, drawn: Int[Tensor, " d_dict"]) -> tuple[Tensor, Terms]:
+    """`L = fvu + coefficient mean over dead codes of |C_i - h_r|^2 / d`, r the drawn row of each code; book by book, token by token."""
+    C, b_dec = given.w["codebook"], given.w["b_dec"]
     (books, codes, width), batch = C.shape, len(given.x)
     h = (given.x - b_dec).detach().view(batch, books, width)
     z, y_hat = torch.zeros(batch, books, codes, dtype=C.dtype), []
