@@ -89,7 +89,7 @@ def colours(drawn: Sequence[Training], name: str) -> Scale:
 
 def dashes(drawn: Sequence[Training], name: str) -> Scale:
     """Dashes of a field."""
-    return scales.dashes(name, (value(t.fields, name) for t in drawn))
+    return scales.dashes(name, (value(t.fields, name) for t in drawn), families.KINDS)
 
 
 def symbols(drawn: Sequence[Training], name: str) -> Scale:

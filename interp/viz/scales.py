@@ -52,9 +52,9 @@ def colours(title: str, values: Iterable[str], theme: Palette, first: Sequence[s
     return _cycled(title, known, theme.series, first)
 
 
-def dashes(title: str, values: Iterable[str]) -> Scale:
-    """A dash for each value; they begin anew where there are more."""
-    return _cycled(title, ordered(values), DASHES, ())
+def dashes(title: str, values: Iterable[str], first: Sequence[str] = ()) -> Scale:
+    """A dash for each value, in the order of the legend; they begin anew where there are more."""
+    return _cycled(title, ordered(values, first), DASHES, ())
 
 
 def symbols(title: str, values: Iterable[str], first: Sequence[str] = ()) -> Scale:
