@@ -428,7 +428,7 @@ def write_circuit(root: Path, rng: np.random.Generator, vocab: list[bytes]) -> R
             "clean": pa.array([clean] * 2, pa.list_(pa.int32())),
             "corrupt": pa.array([corrupt] * 2, pa.list_(pa.int32())),
         }
-        prompts |= {"answer": pa.array([ids[b" Mary"]] * 2, pa.int32()), "wrong": pa.array([ids[b" John"]] * 2, pa.int32())}
+        prompts |= {"answer": pa.array([ids[b" Mary"]] * 2, pa.int32()), "wrong": pa.array([[ids[b" John"]]] * 2, pa.list_(pa.int32()))}
         pq.write_table(pa.table(prompts), work.path / "prompts.parquet")
         write_vocabulary(work, vocab)
         work.write_json(

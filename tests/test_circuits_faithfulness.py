@@ -96,7 +96,7 @@ def test_curves_go_from_zero_to_one_and_random_orders_stand_beside_them(tiny: Mo
         Series("exact", Exact()(tiny, Toy(), train, nodes).ranking()),
         Series("random", Random(1)(tiny, Toy(), train, nodes).ranking(), 1),
     ]
-    test = Pairs(test.clean, test.corrupt, *_by_sign(tiny, test), test.group, test.spans)
+    test = Pairs(test.clean, test.corrupt, *_by_sign(tiny, test), test.read, test.group, test.spans)
     points = curves(tiny, Toy(), test, nodes, series, "resample", resample(tiny, nodes, test))
     assert [p.n_nodes for p in points if p.series == "exact"] == list(sizes(15))
     assert {(p.series, p.seed) for p in points} == {("exact", 0), ("random", 1)}
@@ -111,7 +111,8 @@ def test_curves_go_from_zero_to_one_and_random_orders_stand_beside_them(tiny: Mo
 def _by_sign(model: Model, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
     """Answer and wrong answer exchanged where ablation would raise the metric: the toy then has an effect to explain."""
     turn = clean_metric(model, Toy(), pairs) < corrupt_metric(model, Toy(), pairs)
-    return torch.where(turn, pairs.wrong, pairs.answer), torch.where(turn, pairs.answer, pairs.wrong)
+    wrong = pairs.wrong[:, 0]
+    return torch.where(turn, wrong, pairs.answer), torch.where(turn, pairs.answer, wrong)[:, None]
 
 
 @given(st.integers(1, 1000))

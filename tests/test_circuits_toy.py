@@ -29,11 +29,11 @@ class Toy:
             corrupt[i, end[i] - 2 : end[i]] = torch.randint(10, 300, (2,), generator=rng)
             clean[i, end[i] :] = corrupt[i, end[i] :] = clean[i, end[i]]
         answer = torch.randint(10, 150, (n,), generator=rng)
-        return Pairs(clean, corrupt, answer, answer + 100, group=torch.arange(n) % 3, spans={"end": end})
+        return Pairs(clean, corrupt, answer, answer[:, None] + 100, end[:, None], group=torch.arange(n) % 3, spans={})
 
     def metric(self, logits: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         rows = torch.arange(len(pairs))
-        return logits[..., rows, pairs.answer] - logits[..., rows, pairs.wrong]
+        return logits[..., rows, 0, pairs.answer] - logits[..., rows, 0, pairs.wrong[:, 0]]
 
 
 def double(folder: Path) -> Model:
@@ -44,7 +44,7 @@ def literal_metric(model: Model, pairs: Pairs, i: int, tokens: torch.Tensor, hoo
     """The metric of one prompt without padding, in a plain full forward."""
     with torch.no_grad(), model.hooked(hooks or {}):
         logits = model(tokens[i : i + 1, : pairs.end[i] + 1])[0, -1]
-    return float(logits[pairs.answer[i]] - logits[pairs.wrong[i]])
+    return float(logits[pairs.answer[i]] - logits[pairs.wrong[i, 0]])
 
 
 def literal_activations(model: Model, pairs: Pairs, i: int, tokens: torch.Tensor) -> dict[Site, torch.Tensor]:

@@ -63,8 +63,8 @@ def test_spans_point_at_the_words_they_name(tokenizer: PreTrainedTokenizerBase) 
     pairs = _drawn(tokenizer)
     row = torch.arange(len(pairs))
     assert torch.equal(pairs.clean[row, pairs.spans["IO"]], pairs.answer)
-    assert torch.equal(pairs.clean[row, pairs.spans["S1"]], pairs.wrong)
-    assert torch.equal(pairs.clean[row, pairs.spans["S2"]], pairs.wrong)
+    assert torch.equal(pairs.clean[row, pairs.spans["S1"]], pairs.wrong[:, 0])
+    assert torch.equal(pairs.clean[row, pairs.spans["S2"]], pairs.wrong[:, 0])
     assert torch.equal(pairs.spans["S1+1"], pairs.spans["S1"] + 1)
     assert {tokenizer.decode(int(t)) for t in pairs.clean[row, pairs.end]} == {" to"}
     assert bool((pairs.clean[:, 0] == BOS).all())
@@ -97,7 +97,7 @@ def test_each_corruption_puts_the_names_that_it_promises(tokenizer: PreTrainedTo
         pairs = _drawn(tokenizer, corruption)
         for i in range(len(pairs)):
             io, s1, s2 = (int(pairs.corrupt[i, pairs.spans[name][i]]) for name in ("IO", "S1", "S2"))
-            own = {int(pairs.answer[i]), int(pairs.wrong[i])}
+            own = {int(pairs.answer[i]), int(pairs.wrong[i, 0])}
             assert (s2 == int(pairs.answer[i])) == (corruption == "flip")
             if corruption == "s2":
                 assert {io, s1} == own
@@ -134,19 +134,19 @@ def test_too_few_names_raise_a_sentence(tiny_llama: Path) -> None:
 
 def test_the_metric_is_the_logit_difference_and_prefers_the_answer(tokenizer: PreTrainedTokenizerBase) -> None:
     pairs = _drawn(tokenizer, n=5)
-    logits = torch.randn(3, 5, len(tokenizer), generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(3, 5, 1, len(tokenizer), generator=torch.Generator().manual_seed(0))
     metric = Ioi().metric(logits, pairs)
     for run in range(3):
         for i in range(5):
-            assert metric[run, i] == logits[run, i, pairs.answer[i]] - logits[run, i, pairs.wrong[i]]
-    sure = torch.nn.functional.one_hot(pairs.answer, len(tokenizer)).float()
+            assert metric[run, i] == logits[run, i, 0, pairs.answer[i]] - logits[run, i, 0, pairs.wrong[i, 0]]
+    sure = torch.nn.functional.one_hot(pairs.answer, len(tokenizer)).float()[:, None]
     assert Ioi().metric(sure, pairs).tolist() == [1.0] * 5
 
 
 def test_pairs_refuse_a_corrupt_prompt_that_is_its_clean_one(tokenizer: PreTrainedTokenizerBase) -> None:
     pairs = _drawn(tokenizer, n=4)
     with pytest.raises(AssertionError, match="equals its clean one"):
-        Pairs(pairs.clean, pairs.clean, pairs.answer, pairs.wrong, pairs.group, pairs.spans)
+        Pairs(pairs.clean, pairs.clean, pairs.answer, pairs.wrong, pairs.read, pairs.group, pairs.spans)
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_smollm2_solves_ioi_on_these_templates_with_and_without_bos() -> None:
     for bos in (model.bos, None):
         pairs = Ioi().pairs(model.tokenizer, 32, 0, bos)
         with torch.no_grad():
-            logits = model(pairs.clean)[torch.arange(32), pairs.end]
+            logits = model(pairs.clean)[torch.arange(32)[:, None], pairs.read]
         difference = Ioi().metric(logits, pairs)
         assert (difference > 0).float().mean() > 0.9
         assert difference.mean() > 2.5
@@ -174,10 +174,12 @@ def test_smollm2_solves_ioi_prompts_that_were_written_elsewhere() -> None:
         other = next(name for name in pair if name != s)
         tokens = torch.tensor([model.tokenizer.encode(row["clean"], add_special_tokens=False)])
         with torch.no_grad():
-            logits = model(tokens)[:, -1]
+            logits = model(tokens)[:, -1:]
         answer, wrong = (torch.tensor(model.tokenizer.encode(f" {name}", add_special_tokens=False)[:1]) for name in (other, s))
         if answer != wrong:
-            one = Pairs(tokens, tokens + 1, answer, wrong, torch.zeros(1, dtype=torch.long), {"end": torch.tensor([tokens.shape[1] - 1])})
+            one = Pairs(
+                tokens, tokens + 1, answer, wrong[None], torch.tensor([[tokens.shape[1] - 1]]), torch.zeros(1, dtype=torch.long), {}
+            )
             results.append(logit_difference(logits, one).item())
     assert len(results) > 50
     assert sum(value > 0 for value in results) / len(results) > 0.93

@@ -181,7 +181,7 @@ def _prompts(run: Run) -> None:
         lines = []
         for r in rows.slice(0, PAIRS).to_pylist():
             pair = join(_prompt(vocab, r[side], r[other]) for side, other in (("clean", "corrupt"), ("corrupt", "clean")))
-            lines.append((r["pair"], pair, chip(vocab.text(r["answer"])), chip(vocab.text(r["wrong"]))))
+            lines.append((r["pair"], pair, chip(vocab.text(r["answer"])), join(chip(vocab.text(t)) for t in r["wrong"])))
         st.html(table(("pair", "clean, then corrupt", "answer", "wrong"), lines))
         st.html(element("p", f"{min(PAIRS, len(rows))} of {len(rows)} pairs.", class_="quiet"))
 

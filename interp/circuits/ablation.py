@@ -6,7 +6,7 @@ A row is one circuit on one pair. At each stream the kept nodes hold what the ro
     mean        the mean activation of corrupt prompts at the same position, over prompts of the same group (same words there)
 
 A row starts at the layer of its first ablated node, from the clean residual stream that was recorded once, and stops at the last residual;
-only `end` is unembedded.
+only the positions that the metric reads are unembedded.
 """
 
 import contextlib
@@ -37,12 +37,12 @@ class _Stop(Exception):
     """The last residual stream is known; unembedding all positions would be waste."""
 
 
-def logits_at_end(model: Model, run: Callable[[], object], end: Int[Tensor, " pair"]) -> Float[Tensor, "run pair vocab"]:
-    """Logits at `end` of a forward of [run * pair] rows."""
+def logits_at(model: Model, run: Callable[[], object], read: Int[Tensor, "pair read"]) -> Float[Tensor, "run pair read vocab"]:
+    """Logits at the positions `read` of a forward of [run * pair] rows."""
     found: list[Tensor] = []
 
     def stop(resid: Tensor) -> None:
-        found.append(resid.unflatten(0, (-1, len(end)))[:, torch.arange(len(end), device=end.device), end])
+        found.append(resid.unflatten(0, (-1, len(read)))[:, torch.arange(len(read), device=read.device)[:, None], read])
         raise _Stop
 
     with model.hooked({Site(model.n_layers - 1, "resid_post"): stop}), contextlib.suppress(_Stop):
@@ -53,13 +53,13 @@ def logits_at_end(model: Model, run: Callable[[], object], end: Int[Tensor, " pa
 def clean_metric(model: Model, task: Task, pairs: Pairs) -> Float[Tensor, " pair"]:
     """The metric of the whole model on the clean prompts."""
     with torch.no_grad():
-        return task.metric(logits_at_end(model, lambda: model(pairs.clean), pairs.end), pairs)[0]
+        return task.metric(logits_at(model, lambda: model(pairs.clean), pairs.read), pairs)[0]
 
 
 def corrupt_metric(model: Model, task: Task, pairs: Pairs) -> Float[Tensor, " pair"]:
     """The metric, answers as in the clean prompts, of the whole model on the corrupt prompts."""
     with torch.no_grad():
-        return task.metric(logits_at_end(model, lambda: model(pairs.corrupt), pairs.end), pairs)[0]
+        return task.metric(logits_at(model, lambda: model(pairs.corrupt), pairs.read), pairs)[0]
 
 
 def resample(model: Model, graph: Graph, pairs: Pairs) -> Activations:
@@ -106,7 +106,7 @@ def ablated_metric(
         for start, batch in _batches(starts, max(1, ROWS // len(pairs))):
             resid = clean[Site(start, "resid_pre")].repeat(len(batch), 1, 1)
             with patched(model, _edits(graph, kept[batch].to(resid.device), replacement, start)):
-                logits = logits_at_end(model, lambda start=start, resid=resid: model.forward_from(start, resid), pairs.end)
+                logits = logits_at(model, lambda start=start, resid=resid: model.forward_from(start, resid), pairs.read)
             result[batch] = task.metric(logits, pairs).to(result)
             if progress is not None:
                 progress.update(passes(graph, kept[batch]))

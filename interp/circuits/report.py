@@ -25,7 +25,7 @@ SCHEMAS = {
     "prompts.parquet": pa.schema(
         [
             *(("pair", pa.int32()), ("clean", pa.list_(pa.int32())), ("corrupt", pa.list_(pa.int32()))),
-            *(("answer", pa.int32()), ("wrong", pa.int32()), ("split", pa.utf8())),
+            *(("answer", pa.int32()), ("wrong", pa.list_(pa.int32())), ("split", pa.utf8())),
         ]
     ),
 }
@@ -92,7 +92,8 @@ def prompt_rows(splits: Splits) -> list[dict[str, Any]]:
     for name, pairs in (("train", splits.train), ("test", splits.test), ("mean", splits.mean)):
         for i, end in enumerate(pairs.end.tolist()):
             tokens = {side: getattr(pairs, side)[i, : end + 1].tolist() for side in ("clean", "corrupt")}
-            rows.append({"pair": len(rows), **tokens, "answer": int(pairs.answer[i]), "wrong": int(pairs.wrong[i]), "split": name})
+            answers = {"answer": int(pairs.answer[i]), "wrong": pairs.wrong[i].unique().tolist()}
+            rows.append({"pair": len(rows), **tokens, **answers, "split": name})
     return rows
 
 

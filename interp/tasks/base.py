@@ -21,23 +21,27 @@ class Pairs:
     clean: Int[Tensor, "pair pos"]
     corrupt: Int[Tensor, "pair pos"]
     answer: Int[Tensor, " pair"]
-    wrong: Int[Tensor, " pair"]
+    wrong: Int[Tensor, "pair other"]
+    """Wrong answers; where one pair has fewer than another it repeats its last."""
+    read: Int[Tensor, "pair read"]
+    """Positions whose logits the metric is given; the last one is the prompt's last token."""
     group: Int[Tensor, " pair"]
     """Pairs of one group have the same words at the same positions, so their activations may be averaged position by position."""
     spans: Mapping[str, Int[Tensor, " pair"]]
-    """Positions by name; `end` is the last token of the prompt, where the answer is predicted."""
+    """Positions by name."""
 
     def __post_init__(self) -> None:
         assert self.clean.shape == self.corrupt.shape, f"clean {self.clean.shape} and corrupt {self.corrupt.shape} differ in shape"
         assert bool((self.first_difference() <= self.end).all()), "a corrupt prompt equals its clean one"
-        assert bool((self.answer != self.wrong).all()), "an answer is also the wrong answer"
+        assert bool((self.answer[:, None] != self.wrong).all()), "an answer is also the wrong answer"
 
     def __len__(self) -> int:
         return self.clean.shape[0]
 
     @property
     def end(self) -> Int[Tensor, " pair"]:
-        return self.spans["end"]
+        """The last token of each prompt."""
+        return self.read[:, -1]
 
     def real(self) -> Bool[Tensor, "pair pos"]:
         """True up to `end`, False on the padding."""
@@ -68,12 +72,13 @@ class Task(Protocol):
         """Draw n pairs, `bos` in front when there is one; raises InputError when the tokenizer does not suit the task."""
         ...
 
-    def metric(self, logits: Float[Tensor, "*runs pair vocab"], pairs: Pairs) -> Float[Tensor, "*runs pair"]:
-        """A number per example from the logits at `end`; larger when the model answers as the clean prompt asks."""
+    def metric(self, logits: Float[Tensor, "*runs pair read vocab"], pairs: Pairs) -> Float[Tensor, "*runs pair"]:
+        """A number per example from the logits at `pairs.read`; larger when the model answers as the clean prompt asks."""
         ...
 
 
-def logit_difference(logits: Float[Tensor, "*runs pair vocab"], pairs: Pairs) -> Float[Tensor, "*runs pair"]:
-    """Logit of the answer minus logit of the wrong answer, float32."""
+def logit_difference(logits: Float[Tensor, "*runs pair read vocab"], pairs: Pairs) -> Float[Tensor, "*runs pair"]:
+    """Logit of the answer minus the largest logit of a wrong answer, after the last token; float32 at least."""
     pair = torch.arange(len(pairs), device=logits.device)
-    return logits[..., pair, pairs.answer].float() - logits[..., pair, pairs.wrong].float()
+    right, wrong = logits[..., pair, -1, pairs.answer], logits[..., pair[:, None], -1, pairs.wrong].amax(-1)
+    return (right - wrong) if logits.dtype == torch.float64 else right.float() - wrong.float()

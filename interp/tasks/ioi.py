@@ -75,12 +75,13 @@ class Ioi:
             clean=_padded(clean),
             corrupt=_padded(corrupt),
             answer=torch.tensor([names[p.clean[0]] for p in prompts]),
-            wrong=torch.tensor([names[p.clean[1]] for p in prompts]),
+            wrong=torch.tensor([[names[p.clean[1]]] for p in prompts]),
+            read=torch.tensor([[len(ids) - 1] for ids in clean]),
             group=torch.tensor([number[layout] for layout in layouts]),
             spans={name: torch.tensor([span[name] for span in spans]) for name in spans[0]},
         )
 
-    def metric(self, logits: Float[Tensor, "*runs pair vocab"], pairs: Pairs) -> Float[Tensor, "*runs pair"]:
+    def metric(self, logits: Float[Tensor, "*runs pair read vocab"], pairs: Pairs) -> Float[Tensor, "*runs pair"]:
         """Logit difference of IO and S."""
         return logit_difference(logits, pairs)
 

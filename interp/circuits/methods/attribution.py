@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.circuits.ablation import logits_at_end, resample
+from interp.circuits.ablation import logits_at, resample
 from interp.circuits.graph import Graph, Scores
 from interp.hooks import Edit, patched
 from interp.models.bridge import Model
@@ -52,7 +52,7 @@ def clean_and_gradient(model: Model, task: Task, pairs: Pairs, sites: tuple[Site
         return edit
 
     with torch.enable_grad(), patched(model, {site: probe(site) for site in sites}):
-        metric = task.metric(logits_at_end(model, lambda: model(pairs.clean), pairs.end), pairs)
+        metric = task.metric(logits_at(model, lambda: model(pairs.clean), pairs.read), pairs)
     # Examples do not meet in a forward, so the gradient of the sum holds each example's own.
     gradients = torch.autograd.grad(metric.sum(), list(probes.values()))
     return activations, dict(zip(probes, gradients, strict=True))
