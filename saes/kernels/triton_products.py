@@ -9,13 +9,19 @@ on the same card. For the same reason tiles are constants and not tuned at run t
 products are not rounded to TF32. Nothing here waits for the device, and no tensor larger than a result plus `n / CHUNK` rows is made.
 """
 
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import torch
-import triton  # pyright: ignore[reportMissingImports]  # triton exists for Linux only
-import triton.language as tl  # pyright: ignore[reportMissingImports]
+import triton  # pyright: ignore  # triton exists for Linux only
+import triton.language as tl  # pyright: ignore
 from jaxtyping import Float, Int
 from torch import Tensor
+
+
+def jit(kernel: Any) -> Any:
+    """`triton.jit`, of one type with and without Triton at hand."""
+    return triton.jit(kernel)
+
 
 # A program reads this many pairs at once (their loads overlap), this many columns of each: 16 numbers a thread. By count, not measured.
 PAIRS = 8
@@ -99,7 +105,7 @@ def _tiles(d: int) -> tuple[int, int]:
 # `no_type_check` keeps the tests' shape checker (an import hook that wraps every function) off code that Triton must read and compile.
 
 
-@triton.jit
+@jit
 @no_type_check
 def _sum_chunks(weights, index, bounds, ends, rows, sums, d, CHUNK: tl.constexpr, PAIRS: tl.constexpr, COLUMNS: tl.constexpr):
     """`sums[c]`: the pairs of chunk c, if one segment holds them all; else the row is left as it is, and never read."""
@@ -110,7 +116,7 @@ def _sum_chunks(weights, index, bounds, ends, rows, sums, d, CHUNK: tl.constexpr
         _store(sums, chunk, total, d, COLUMNS)
 
 
-@triton.jit
+@jit
 @no_type_check
 def _sum_segments(weights, index, bounds, rows, sums, out, d, CHUNK: tl.constexpr, PAIRS: tl.constexpr, COLUMNS: tl.constexpr):
     """`out[s]`: the pairs of segment s, those in whole chunks by way of `sums`."""
@@ -133,7 +139,7 @@ def _sum_segments(weights, index, bounds, rows, sums, out, d, CHUNK: tl.constexp
     _store(out, segment, total, d, COLUMNS)
 
 
-@triton.jit
+@jit
 @no_type_check
 def _dot_pairs(grad, latents, starts, rows, out, d, SHARES: tl.constexpr, PAIRS: tl.constexpr, COLUMNS: tl.constexpr):
     """`out[p] = grad_b . rows[latents_p]` for every SHARES-th block of pairs of token b."""
@@ -151,7 +157,7 @@ def _dot_pairs(grad, latents, starts, rows, out, d, SHARES: tl.constexpr, PAIRS:
         tl.store(out + pair, tl.sum(total, axis=1), mask=pair < last)
 
 
-@triton.jit
+@jit
 @no_type_check
 def _weighted(total, weights, index, rows, first, last, d, PAIRS: tl.constexpr, COLUMNS: tl.constexpr):
     """Total `[PAIRS, COLUMNS]` plus `weights_p rows[index_p]` for the pairs first : last, pair first + j on line j modulo PAIRS."""
@@ -163,7 +169,7 @@ def _weighted(total, weights, index, rows, first, last, d, PAIRS: tl.constexpr, 
     return total
 
 
-@triton.jit
+@jit
 @no_type_check
 def _block(rows, row, present, tile, d, COLUMNS: tl.constexpr):
     """One tile of columns of some rows as float32, 0 beyond the last column and for rows not present. Row numbers are 64 bits wide."""
@@ -172,7 +178,7 @@ def _block(rows, row, present, tile, d, COLUMNS: tl.constexpr):
     return tl.load(rows + row[:, None] * d + column[None, :], mask=mask, other=0.0).to(tl.float32)
 
 
-@triton.jit
+@jit
 @no_type_check
 def _store(out, row, total, d, COLUMNS: tl.constexpr):
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
