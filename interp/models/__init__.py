@@ -13,7 +13,7 @@ from saes.errors import InputError
 Source = Packaged | Local | Hub
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-__all__ = ["DTYPES", "Model", "Source", "device_of", "load", "source"]
+__all__ = ["DTYPES", "Model", "Source", "device_of", "faster", "load", "source"]
 
 
 def source(name: str) -> Source:
@@ -48,6 +48,18 @@ def device_of(device: str) -> torch.device:
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {device!r} is not here: {torch.cuda.device_count()} GPUs were found; use --device cpu")
     return chosen
+
+
+def faster(wanted: str, device: str) -> str:
+    """The type that is meant by `auto`: bfloat16 where the device multiplies it in hardware (Ampere and later, a CPU with AMX).
+
+    AVX-512 BF16 alone does not do: with it torch multiplies bfloat16 at .5 to .6 of the speed of float32 (two cores, widths 576 to 4,608).
+    """
+    if wanted != "auto":
+        return wanted
+    if device_of(device).type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"  # pyright: ignore[reportPrivateUsage]
 
 
 # One model stays in memory, so that the stages of one process share it; it is never changed: every hook is a context.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp import text
 from interp.hooks import record
-from interp.models import DTYPES, Model, device_of, load, source
+from interp.models import DTYPES, Model, faster, load, source
 from interp.progress import bar
 from interp.runs import Draft, written
 from interp.sites import Site
@@ -52,8 +52,8 @@ class Cache:
     """Tokens to cache."""
     context: int = 128
     """Tokens of a sequence, BOS included."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """The model runs and the shards are stored in this type."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The model runs and the shards are stored in this type; auto takes bfloat16 where the hardware multiplies it faster, else float32."""
     batch_tokens: int = 2048
     """Tokens of one forward pass."""
     shard_tokens: int = 32_768
@@ -81,17 +81,18 @@ class Cache:
         return max(2, self.tokens // self.context)
 
     def identity(self, ctx: Context) -> dict[str, Any]:
-        return {"model_revision": source(self.model).revision(), "text_revision": text.parse(self.text).revision()}
+        revisions = {"model_revision": source(self.model).revision(), "text_revision": text.parse(self.text).revision()}
+        return {**revisions, "dtype": faster(self.dtype, ctx.device)}
 
     def plan(self, ctx: Context) -> Plan:
         model = self._load(ctx)
-        tokens = self.n_seq * self.context
+        tokens, dtype = self.n_seq * self.context, faster(self.dtype, ctx.device)
         rate = _probe(model, self.sites, self._batch(), self.context)
-        per_token = sum(model.width(site) for site in self.sites) * DTYPES[self.dtype].itemsize + 4 * len(self.sites)
-        parameters = model.n_parameters * DTYPES[self.dtype].itemsize
+        per_token = sum(model.width(site) for site in self.sites) * DTYPES[dtype].itemsize + 4 * len(self.sites)
+        parameters = model.n_parameters * DTYPES[dtype].itemsize
         return Plan(
             {
-                "model": f"{self.model}, {model.n_parameters / 1e6:.0f} M parameters, {self.dtype} on {model.device}",
+                "model": f"{self.model}, {model.n_parameters / 1e6:.0f} M parameters, {dtype} on {model.device}",
                 "text": text.parse(self.text).describe(),
                 "sites": f"{', '.join(map(str, self.sites))} ({size(per_token)} a token)",
                 "tokens": f"{tokens:,} in {self.n_seq:,} sequences of {self.context}; {rate:,.0f} tokens/s by a probe",
@@ -130,7 +131,7 @@ class Cache:
         return self.batch_tokens // self.context
 
     def _load(self, ctx: Context) -> Model:
-        model = load(self.model, self.dtype, str(device_of(ctx.device)))
+        model = load(self.model, faster(self.dtype, ctx.device), ctx.device)
         for site in self.sites:
             model.check(site)
         if self.context > model.n_ctx:

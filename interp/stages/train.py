@@ -25,7 +25,7 @@ from torch import Tensor
 from interp import runs
 from interp.evals.diagnostics import Diagnosis, diagnose
 from interp.feed import CHUNK, Feed, Rows, Streamed, feed
-from interp.models import device_of
+from interp.models import device_of, faster
 from interp.progress import bar
 from interp.runs import Draft, read_json, written
 from interp.sites import Site, joined
@@ -103,7 +103,7 @@ class Train:
         if self.skip and reads == writes:
             raise InputError("--skip is for transcoders: an autoencoder with a skip connection would copy its input; add --write")
         width = self.width or 8 * sum(Store(store, ctx.device).width(site) for site in reads)
-        precision = _precision(self.precision, device_of(ctx.device))
+        precision = faster(self.precision, ctx.device)
         return {"site": joined(reads), "write": joined(writes), "width": width, "precision": precision}
 
     def _writes(self, reads: tuple[Site, ...]) -> tuple[Site, ...]:
@@ -425,13 +425,3 @@ def _stop_requested() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _precision(wanted: str, device: torch.device) -> str:
-    """bfloat16 where the device multiplies it in hardware: Ampere and later, or a CPU with AMX or AVX-512 BF16."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]
-    return "bfloat16" if fast else "float32"
