@@ -75,6 +75,32 @@ def make_gpt2(folder: Path, layers: int = 3) -> Path:
     return folder
 
 
+def make_neox(folder: Path, layers: int = 3) -> Path:
+    """A random GPT-NeoX: attention and MLP read the same stream, and a quarter of each head rotates."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    vocab = _tokenizer(folder)
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=vocab,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        bos_token_id=0,
+        eos_token_id=1,
+        initializer_range=0.2,
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_neox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_neox(tmp_path_factory.mktemp("tiny-neox"))
+
+
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_llama(tmp_path_factory.mktemp("tiny-llama"))

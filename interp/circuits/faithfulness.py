@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.circuits.ablation import Ablation, Activations, ablated_metric, clean_metric, corrupt_metric, passes
-from interp.circuits.graph import Graph
+from interp.circuits.ablation import Ablation, Outputs
+from interp.circuits.forward import clean_metric, corrupt_metric, metrics, passes
+from interp.circuits.graph import Graph, Ranking, Scores, Unit
 from interp.models.bridge import Model
 from interp.progress import bar
-from interp.sites import Node
 from interp.tasks import Pairs, Task
 from saes.errors import InputError
 
@@ -29,12 +29,17 @@ TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 1.0, torc
 LOW, HIGH = 0.025, 0.975
 
 
-@dataclass(frozen=True)
+# Sizes of a curve over edges, as shares of all: those of MIB (Mueller et al. 2025, arXiv:2504.13151).
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+
+@dataclass(frozen=True, eq=False)
 class Series:
-    """An order in which nodes enter a circuit, and where it comes from."""
+    """An order in which nodes or edges enter a circuit, and where it comes from."""
 
     name: str
-    ranking: tuple[Node, ...]
+    scores: Scores
+    by: Ranking = "absolute"
     seed: int = 0
 
 
@@ -44,59 +49,90 @@ class Point:
 
     series: str
     seed: int
+    unit: Unit
+    """What enters one by one: nodes or edges."""
     nodes: str
-    """heads: only heads may be ablated and every MLP runs. all: heads and MLPs."""
+    """heads: only heads may be ablated and every MLP runs. all: heads and MLPs, or every edge."""
     ablation: Ablation
-    n_nodes: int
+    n: int
+    """Nodes or edges that were asked for."""
+    kept: int
+    """Edges of the circuit that lie on a path from an embedding to the logits."""
     share: float
     faithfulness: float
     low: float
     high: float
-    logit_diff: float
+    metric: float
+    complement: float | None
+    """The metric of what the circuit leaves out: near that of nothing where the circuit is complete. Not measured for random orders."""
 
 
-def sizes(n_nodes: int) -> tuple[int, ...]:
-    """Circuit sizes of a curve: none, 1, 2, 5, 10, 20, 50, ... and all."""
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Points of all series, and the metric of each circuit on each example."""
+
+    points: tuple[Point, ...]
+    metric: Float[Tensor, "point pair"]
+    full: Float[Tensor, " pair"]
+    empty: Float[Tensor, " pair"]
+
+
+def sizes(n: int, unit: Unit = "node") -> tuple[int, ...]:
+    """Circuit sizes of a curve: none, 1, 2, 5, 10, 20, 50, ... nodes, or `SHARES` of the edges, and all."""
+    if unit == "edge":
+        return tuple(sorted({0, *(max(1, round(share * n)) for share in SHARES), n}))
     steps = (factor * 10**power for power in range(6) for factor in (1, 2, 5))
-    return (0, *(n for n in steps if n < n_nodes), n_nodes)
+    return (0, *(size for size in steps if size < n), n)
 
 
 def curves(
-    model: Model, task: Task, pairs: Pairs, graph: Graph, series: Sequence[Series], ablation: Ablation, replacement: Activations
-) -> list[Point]:
-    """Faithfulness of the first n nodes of each series, for each of `sizes`; raises InputError when ablation changes nothing."""
-    between = sizes(len(graph.nodes))[1:-1]
-    circuits = [(), graph.nodes, *(one.ranking[:n] for one in series for n in between)]
-    kept = graph.kept(circuits)
-    nodes = "all" if any(node.site.head is None for node in graph.nodes) else "heads"
-    with bar(round(passes(graph, kept)), "passes", f"{nodes}, {ablation} ablation: {len(circuits)} circuits") as progress:
-        metric = ablated_metric(model, task, pairs, graph, kept, replacement, progress)
-    _require_identities(model, task, pairs, metric, whole=nodes == "all" and ablation == "resample")
-    require_effect(metric[1], metric[0])
-    f = faithfulness(metric.mean(1), metric[1].mean(), metric[0].mean())
-    figures = torch.stack((f, *ratio_intervals(metric, full=metric[1], empty=metric[0]), metric.mean(1)), 1).tolist()
-    return [
-        Point(one.name, one.seed, nodes, ablation, n, n / len(graph.nodes), *figures[row])
-        for one, own in zip(series, _rows_of(len(series), len(between)), strict=True)
-        for n, row in zip(sizes(len(graph.nodes)), own, strict=True)
-    ]
+    model: Model, task: Task, pairs: Pairs, series: Sequence[Series], ablation: Ablation, values: Outputs, heads_only: bool = False
+) -> Curves:
+    """Faithfulness of the first n units of each series, for each of `sizes`, and the metric of their complements; random orders come last.
+
+    Raises InputError when ablation changes nothing.
+    """
+    graph, unit = series[0].scores.graph, series[0].scores.unit
+    among = torch.tensor([node.site.head is not None for node in graph.nodes]) if heads_only else None
+    n = len(series[0].scores.mean) if among is None else int(among.sum())
+    between = sizes(n, unit)[1:-1]
+    ends = series[0].scores.circuits((0, n), series[0].by, among)
+    own = torch.cat([ends, *(one.scores.circuits(between, one.by, among) for one in series)])
+    measured = 2 + len(between) * sum(one.name != "random" for one in series)
+    # Embeddings, and MLPs where they always run, are in every circuit and in every complement.
+    masks = torch.cat((own, ~own[2:measured] & graph.valid | ends[0]))
+    label = f"{'heads' if heads_only else unit + 's'}, {ablation} ablation: {len(masks)} circuits"
+    with bar(round(passes(graph, masks)), "passes", label) as progress:
+        metric = metrics(model, task, pairs, graph, masks, values, progress)
+    empty, full = metric[0], metric[1]
+    _require_identities(model, task, pairs, metric, whole=not heads_only and ablation == "resample" and unit == "node")
+    require_effect(full, empty)
+    f = faithfulness(metric.mean(1), full.mean(), empty.mean())
+    columns = (f, *ratio_intervals(metric, full=full, empty=empty), metric.mean(1), graph.connected(masks).flatten(1).sum(1))
+    figures = torch.stack([column.double() for column in columns], 1)
+    points, rows = [], []
+    for i, one in enumerate(series):
+        first = 2 + i * len(between)
+        inner = range(first, first + len(between))
+        outside = (1, *((row + len(own) - 2 if row < measured else None) for row in inner), 0)
+        for size, row, rest in zip(sizes(n, unit), (0, *inner, 1), outside, strict=True):
+            value, low, high, mean, kept = figures[row].tolist()
+            where = (one.name, one.seed, unit, "heads" if heads_only else "all", ablation, size, round(kept), size / n)
+            points.append(Point(*where, value, low, high, mean, None if rest is None else figures[rest, 3].item()))
+            rows.append(row)
+    return Curves(tuple(points), metric[rows], full, empty)
 
 
 def _require_identities(model: Model, task: Task, pairs: Pairs, metric: Float[Tensor, "circuit pair"], whole: bool) -> None:
-    """The circuit of all nodes is the clean run. With every head and MLP resampled, the last token is all that is left of the clean prompt,
+    """The circuit of all units is the clean run. With every head and MLP resampled, the last token is all that is left of the clean prompt,
     so where both prompts end in one token the circuit without nodes is the corrupt run."""
     tolerance = TOLERANCE[model.dtype]
     off = (metric[1] - clean_metric(model, task, pairs).to(metric)).abs().max()
-    assert off < tolerance, f"keeping every node changes the clean run by {off:.2g}"
-    pair = torch.arange(len(pairs), device=pairs.end.device)
-    if whole and torch.equal(pairs.clean[pair, pairs.end], pairs.corrupt[pair, pairs.end]):
+    assert off < tolerance, f"keeping everything changes the clean run by {off:.2g}"
+    same: Bool[Tensor, "pair read"] = pairs.clean.gather(1, pairs.read) == pairs.corrupt.gather(1, pairs.read)
+    if whole and bool(same.all()):
         off = (metric[0] - corrupt_metric(model, task, pairs).to(metric)).abs().max()
         assert off < tolerance, f"keeping no node differs from the corrupt run by {off:.2g}"
-
-
-def _rows_of(n_series: int, n_between: int) -> list[list[int]]:
-    """Rows of each series: the empty circuit, its own, the full one; the first and last are shared and computed once."""
-    return [[0, *range(2 + i * n_between, 2 + (i + 1) * n_between), 1] for i in range(n_series)]
 
 
 def faithfulness(

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import NormalizationBridge
 
-from interp.sites import HEAD_STREAMS, Site
+from interp.sites import HEAD_STREAMS, Site, Stream
 from saes.errors import InputError
 
 _POINTS = {
@@ -70,6 +71,26 @@ class Model:
         return self.bridge.cfg.n_ctx
 
     @property
+    def parallel(self) -> bool:
+        """Whether attention and MLP of a layer read the same stream (GPT-J, NeoX)."""
+        return bool(self.bridge.cfg.parallel_attn_mlp)
+
+    @property
+    def attn_only(self) -> bool:
+        return bool(self.bridge.cfg.attn_only)
+
+    @property
+    def eps(self) -> float:
+        """What norms add to the mean square."""
+        return float(self.bridge.cfg.eps)
+
+    @property
+    def score_scale(self) -> float:
+        """What attention multiplies the product of query and key with."""
+        module = self.bridge.blocks[0].attn.original_component
+        return float(getattr(module, "scaling", None) or self.d_head**-0.5)
+
+    @property
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.bridge.original_model.parameters())
 
@@ -93,7 +114,9 @@ class Model:
         heads = self.n_kv_heads if site.stream in ("k", "v") else self.n_heads
         if site.head is not None and site.head >= heads:
             raise InputError(f"{site} is out of range: {self.name} has {heads} heads for {site.stream}, 0 to {heads - 1}")
-        if site.stream == "resid_mid" and self.bridge.cfg.parallel_attn_mlp:
+        if self.attn_only and site.stream in ("mlp_in", "mlp_out", "resid_mid"):
+            raise InputError(f"{self.name} has attention layers only, so {site} does not exist; use resid_pre or resid_post")
+        if site.stream == "resid_mid" and self.parallel:
             raise InputError(f"{self.name} runs attention and MLP in parallel, so {site} does not exist; use resid_pre or resid_post")
 
     def width(self, site: Site) -> int:
@@ -121,6 +144,12 @@ class Model:
     def w_e(self) -> Float[Tensor, "vocab d_model"]:
         return self.bridge.W_E
 
+    def w_pos(self) -> Float[Tensor, "pos d_model"]:
+        """Learned position embeddings; raises InputError for a model without."""
+        if "pos_embed" not in self.bridge._modules:
+            raise InputError(f"{self.name} adds no position embedding, so positions are no source of their own; leave pos out")
+        return self.bridge.pos_embed.original_component.weight
+
     def w_v(self, layer: int) -> Float[Tensor, "kv_head d_model d_head"]:
         weight = self.bridge.blocks[layer].attn.W_V
         return weight.reshape(self.n_kv_heads, self.d_model, self.d_head)
@@ -128,6 +157,90 @@ class Model:
     def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         weight = self.bridge.blocks[layer].attn.W_O
         return weight.reshape(self.n_heads, self.d_head, self.d_model)
+
+    def projection(self, layer: int, stream: Stream) -> tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_head"] | None]:
+        """Weight and bias that make `q`, `k` or `v` of the layer's normalised input."""
+        heads = self.n_heads if stream == "q" else self.n_kv_heads
+        attention = self.bridge.blocks[layer].attn
+        weight, bias = (getattr(attention, f"{letter}_{stream.upper()}", None) for letter in "Wb")
+        return weight.reshape(heads, self.d_model, self.d_head), None if bias is None else bias.reshape(heads, self.d_head)
+
+    def b_o(self, layer: int) -> Float[Tensor, " d_model"] | None:
+        """What attention adds beside its heads."""
+        return getattr(self.bridge.blocks[layer].attn, "b_O", None)
+
+    def norm(self, site: Site, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """What is read at `q`, `k`, `v`, `mlp_in` or, as what is unembedded, the last `resid_post`, from the residual stream before it."""
+        block = self.bridge.blocks[site.layer]
+        if site.stream == "resid_post":
+            norm = self.bridge.ln_final
+        elif site.stream == "mlp_in" and "ln2" in block._modules:
+            norm = block.ln2
+        else:
+            norm = block.ln1
+        # The component itself: a call of the bridge around it would fire hook points of the model's own pass.
+        return norm.original_component(resid)
+
+    @contextlib.contextmanager
+    def with_norms(self, norm: Callable[[Site, Tensor], Tensor]) -> Iterator[None]:
+        """Let `norm` compute what stands in front of the sites of `self.norm` while the context lasts."""
+        modules: dict[Any, Site] = {self.bridge.ln_final: Site(self.n_layers - 1, "resid_post")}
+        for layer, block in enumerate(self.bridge.blocks):
+            modules |= {
+                block._modules[name]: Site(layer, stream) for name, stream in (("ln1", "q"), ("ln2", "mlp_in")) if name in block._modules
+            }
+        try:
+            for module, site in modules.items():
+                module.__dict__["forward"] = lambda x, *args, site=site, module=module, **kwargs: module.hook_out(
+                    norm(site, module.hook_in(x))
+                )
+            yield
+        finally:
+            for module in modules:
+                module.__dict__.pop("forward", None)
+
+    @contextlib.contextmanager
+    def with_activations(self, rule: Callable[[Callable[[Tensor], Tensor], Tensor, Tensor | None], Tensor]) -> Iterator[None]:
+        """Let `rule` compute what MLPs project down from: it is given the activation function, its input and, in a gated MLP, the other factor.
+
+        Raises InputError for an MLP of another form.
+        """
+        handles: list[tuple[HookPoint, Any]] = []
+        try:
+            for layer in range(self.n_layers):
+                handles += self._rule(layer, rule)
+            yield
+        finally:
+            for point, handle in handles:
+                handle.hook.remove()
+                point.fwd_hooks.remove(handle)
+
+    def _rule(self, layer: int, rule: Any) -> list[tuple[HookPoint, Any]]:
+        component = self.bridge.blocks[layer].mlp.original_component
+        activation = getattr(component, "act_fn", None) or getattr(component, "act", None)
+        names = {name: f"blocks.{layer}.mlp.hook_{name}" for name in ("pre", "pre_linear", "post")}
+        points = {name: self.bridge.hook_dict.get(path) for name, path in names.items()}
+        if activation is None or points["pre"] is None or points["post"] is None:
+            raise InputError(
+                f"the MLPs of {self.name} are not of the form W_out act(W_in x) or its gated form; choose a method without backward rules"
+            )
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Any:
+            return lambda tensor, hook: seen.__setitem__(name, tensor)
+
+        hooks = {name: keep(name) for name in ("pre", "pre_linear")}
+        hooks["post"] = lambda tensor, hook: rule(activation, seen["pre"], seen.get("pre_linear"))
+        return [(point, point.add_hook(hooks[name])) for name, point in points.items() if point is not None]
+
+    def rotation(self, layer: int, n_pos: int) -> Float[Tensor, "pos d_head d_head"] | None:
+        """The linear map that the layer's rotary embedding applies to queries and keys at each position; None without one.
+
+        Raises InputError for an architecture that does not show it.
+        """
+        if f"blocks.{layer}.attn.hook_rot_q" not in self.bridge.hook_dict or self.bridge.cfg.positional_embedding_type != "rotary":
+            return None
+        return _rotations(self, n_pos)[layer]
 
     @contextlib.contextmanager
     def hooked(self, hooks: dict[Site, Hook]) -> Iterator[None]:
@@ -181,6 +294,27 @@ def _plain_norms(bridge: TransformerBridge) -> None:
     for module in bridge.modules():
         if isinstance(module, NormalizationBridge) and module.use_native_layernorm_autograd:
             module.__dict__["_hf_autograd_forward_with_hooks"] = module.original_component
+
+
+@functools.lru_cache(maxsize=4)
+def _rotations(model: Model, n_pos: int) -> tuple[Float[Tensor, "pos d_head d_head"], ...]:
+    """Rotations of all layers, seen by giving queries the unit vectors: `n_heads` of them in a row."""
+    rows = -(-model.d_head // model.n_heads)
+    units = torch.eye(rows * model.n_heads, model.d_head, device=model.device, dtype=model.dtype).unflatten(0, (rows, 1, model.n_heads))
+    seen: list[Tensor] = []
+    points = [model.bridge.hook_dict[f"blocks.{layer}.attn.hook_rot_q"] for layer in range(model.n_layers)]
+    handles = [(point, point.add_hook(lambda tensor, hook: seen.append(tensor))) for point in points]
+    try:
+        with torch.no_grad(), model.hooked({Site(layer, "q"): lambda q: units.expand_as(q) for layer in range(model.n_layers)}):
+            model(torch.zeros(rows, n_pos, dtype=torch.long))
+    finally:
+        for point, handle in handles:
+            handle.hook.remove()
+            point.fwd_hooks.remove(handle)
+    if len(seen) != model.n_layers:
+        raise InputError(f"{model.name} does not show how its rotary embedding turns queries; use --kv grouped")
+    # [row, pos, head, d_head], row and head together the unit vector
+    return tuple(one.movedim(1, 0).flatten(1, 2)[:, : model.d_head].transpose(1, 2) for one in seen)
 
 
 def has_heads(site: Site) -> bool:

@@ -4,7 +4,7 @@ Prompts of several lengths lie in one tensor, padded on the right. In a causal m
 to `end` can tell the padding is there, and pairs of different templates share one batch; grouping by length would need a batch each.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -29,6 +29,8 @@ class Pairs:
     """Pairs of one group have the same words at the same positions, so their activations may be averaged position by position."""
     spans: Mapping[str, Int[Tensor, " pair"]]
     """Positions by name."""
+    target: Float[Tensor, "pair read vocab"] | None = None
+    """What the whole model says at `read`, for a metric that holds a circuit against the model."""
 
     def __post_init__(self) -> None:
         assert self.clean.shape == self.corrupt.shape, f"clean {self.clean.shape} and corrupt {self.corrupt.shape} differ in shape"
@@ -52,14 +54,17 @@ class Pairs:
         differs = (self.clean != self.corrupt) & self.real()
         return torch.where(differs.any(1), differs.int().argmax(1), self.clean.shape[1])
 
-    def rows(self, which: slice) -> "Pairs":
+    def rows(self, which: slice | Sequence[int]) -> "Pairs":
         """Some of the pairs."""
-        cut = {f.name: getattr(self, f.name)[which] for f in fields(self) if f.name != "spans"}
-        return Pairs(**cut, spans={name: positions[which] for name, positions in self.spans.items()})
+        return self._each(lambda tensor: tensor[which])
 
     def to(self, device: torch.device) -> "Pairs":
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "spans"}
-        return Pairs(**moved, spans={name: positions.to(device) for name, positions in self.spans.items()})
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Pairs":
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "spans"}
+        changed = {name: None if tensor is None else change(tensor) for name, tensor in tensors.items()}
+        return Pairs(**changed, spans={name: change(positions) for name, positions in self.spans.items()})
 
 
 @runtime_checkable

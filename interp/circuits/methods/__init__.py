@@ -1,23 +1,38 @@
-"""Methods that score the nodes of a graph. A new method is its file and its name in the union."""
+"""Methods that score the nodes or edges of a graph. A new method is its file and its name in the union."""
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
-from interp.circuits.graph import Graph, Scores
+from interp.circuits.ablation import Outputs
+from interp.circuits.graph import Graph, Scores, Unit
+from interp.circuits.methods.acdc import Acdc
 from interp.circuits.methods.attribution import Attribution
-from interp.circuits.methods.exact import Exact
+from interp.circuits.methods.eap import Eap, EapIg, EapIgActivations, RelP
+from interp.circuits.methods.exact import Exact, ExactEdges
+from interp.circuits.methods.hisp import Hisp
+from interp.circuits.methods.mask import EdgePruning, SubnetworkProbing
+from interp.circuits.methods.norms import DifferenceNorm, Magnitude
+from interp.circuits.methods.path_patching import PathPatching
 from interp.circuits.methods.random import Random
+from interp.circuits.methods.routes import FlowRoutes
 from interp.models.bridge import Model
 from interp.tasks import Pairs, Task
 
-Method = Attribution | Exact | Random
+Method = (
+    Attribution | Exact | Eap | EapIg | EapIgActivations | RelP | ExactEdges | Acdc | SubnetworkProbing | EdgePruning | Hisp | FlowRoutes
+    | PathPatching | Magnitude | DifferenceNorm | Random
+)  # fmt: skip
+METHODS: dict[str, type[Method]] = {method.NAME: method for method in get_args(Method)}
 
-__all__ = ["Attribution", "Exact", "Method", "Random", "Scorer"]
+__all__ = ["METHODS", "Method", "Scorer", *(method.__name__ for method in get_args(Method))]
 
 
 @runtime_checkable
 class Scorer(Protocol):
-    """What a method is: a frozen dataclass with its options as fields."""
+    """What a method is: a frozen dataclass with its options as fields, its name and the unit that it scores."""
 
-    def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph) -> Scores:
-        """Score each node of the graph on the pairs; leaves no hook behind."""
+    @property
+    def UNIT(self) -> Unit: ...
+
+    def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:
+        """Score each node or edge of the graph on the pairs, ablated to `values`; leaves no hook behind."""
         ...

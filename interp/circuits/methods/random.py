@@ -5,7 +5,8 @@ from typing import ClassVar
 
 import torch
 
-from interp.circuits.graph import Graph, Scores
+from interp.circuits.ablation import Outputs
+from interp.circuits.graph import Graph, Scores, Unit
 from interp.models.bridge import Model
 from interp.tasks import Pairs, Task
 
@@ -16,10 +17,22 @@ class Random:
 
     NAME: ClassVar[str] = "random"
 
-    seed: int = 0
-    """Seed of the order."""
+    unit: Unit = "node"
+    """Order nodes or edges."""
+    order: int = 0
+    """Number of the order."""
 
-    def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph) -> Scores:
-        """An order of the nodes that depends on the seed alone."""
-        scores = torch.randn(len(graph.nodes), generator=torch.Generator().manual_seed(self.seed))
-        return Scores(graph.nodes, scores.expand(len(pairs), -1))
+    @property
+    def UNIT(self) -> Unit:
+        return self.unit
+
+    def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:
+        """An order that depends on its number alone."""
+        return shuffled(graph, self.unit, self.order, len(pairs))
+
+
+def shuffled(graph: Graph, unit: Unit, seed: int, n: int = 1) -> Scores:
+    """Random scores of all nodes or edges."""
+    count = len(graph.nodes) if unit == "node" else graph.n_edges
+    mean = torch.randn(count, generator=torch.Generator().manual_seed(seed))
+    return Scores(graph, unit, mean, torch.zeros(count), torch.ones(count), n)
