@@ -5,7 +5,7 @@ to `end` can tell the padding is there, and pairs of different templates share o
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -55,11 +55,11 @@ class Pairs:
     def rows(self, which: slice) -> "Pairs":
         """Some of the pairs."""
         cut = {f.name: getattr(self, f.name)[which] for f in fields(self) if f.name != "spans"}
-        return Pairs(**cut, spans={name: positions[which] for name, positions in self.spans.items()})
+        return replace(self, **cut, spans={name: positions[which] for name, positions in self.spans.items()})
 
     def to(self, device: torch.device) -> "Pairs":
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "spans"}
-        return Pairs(**moved, spans={name: positions.to(device) for name, positions in self.spans.items()})
+        return replace(self, **moved, spans={name: positions.to(device) for name, positions in self.spans.items()})
 
 
 @runtime_checkable
