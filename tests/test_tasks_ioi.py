@@ -40,8 +40,8 @@ def _drawn(tokenizer: PreTrainedTokenizerBase, corruption: str = "s2", n: int = 
 
 def test_every_task_in_the_table_is_a_task_under_its_own_name() -> None:
     for name in TASKS:
-        assert isinstance(task(name, "s2"), Task)
-        assert name == task(name, "flip").NAME
+        assert isinstance(task(name), Task)
+        assert name == task(name).NAME
 
 
 def test_an_unknown_task_raises_a_sentence_with_the_known_ones() -> None:

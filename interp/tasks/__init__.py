@@ -1,16 +1,68 @@
-"""Tasks by name. A new task is its file, its name in the union and its line in the table."""
+"""Tasks by name. A new task is its file and its name in the union."""
 
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from interp.tasks.agreement import Agreement
 from interp.tasks.base import Pairs, Task, logit_difference
+from interp.tasks.docstring import Docstring
+from interp.tasks.gendered_pronoun import GenderedPronoun
+from interp.tasks.greater_than import GreaterThan
+from interp.tasks.induction import Induction
 from interp.tasks.ioi import Corruption, Ioi
+from interp.tasks.readers import SUFFIXES
+from interp.tasks.relation import Relation
+from interp.tasks.task_file import TaskFile
 from saes.errors import InputError
 
-TASKS: dict[str, type[Ioi]] = {Ioi.NAME: Ioi}
+Drawn = Ioi | GreaterThan | Docstring | GenderedPronoun | Agreement | Induction | Relation
+"""Tasks that make their prompts themselves."""
+AnyTask = Drawn | TaskFile
 
-__all__ = ["TASKS", "Corruption", "Ioi", "Pairs", "Task", "logit_difference", "task"]
+TASKS: dict[str, type[Drawn]] = {kind.NAME: kind for kind in get_args(Drawn)}
+
+__all__ = [
+    "TASKS", "Agreement", "AnyTask", "Corruption", "Docstring", "Drawn", "GenderedPronoun", "GreaterThan", "Induction", "Ioi", "Pairs",
+    "Relation", "Task", "TaskFile", "corruptions", "logit_difference", "task",
+]  # fmt: skip
 
 
-def task(name: str, corruption: Corruption) -> Task:
-    """The task of that name; raises InputError when there is none."""
-    if name not in TASKS:
-        raise InputError(f"task {name!r} is unknown; choose one of {', '.join(TASKS)}")
-    return TASKS[name](corruption)
+def task(name: str, corruption: str | None = None, **options: Any) -> AnyTask:
+    """The task of that name, or of the prompts in the file at that path; without a corruption its own default.
+
+    Raises InputError for a name, a corruption or an option that does not exist.
+    """
+    if Path(name).suffix in SUFFIXES:
+        return _made(TaskFile, {"path": name}, corruption, options)
+    kind = TASKS.get(name.replace("-", "_"))
+    if kind is None:
+        raise InputError(
+            f"task {name!r} is unknown; choose one of {', '.join(TASKS)}, or give a file of prompts that ends in {', '.join(SUFFIXES)}"
+        )
+    return _made(kind, {}, corruption, options)
+
+
+def corruptions(kind: type[AnyTask]) -> tuple[str, ...]:
+    """The corruptions of a kind of task."""
+    return get_args(get_type_hints(kind)["corruption"])
+
+
+def _made(kind: type[Any], given: dict[str, Any], corruption: str | None, options: dict[str, Any]) -> Any:
+    hints = {name: hint for name, hint in get_type_hints(kind).items() if name not in ("NAME", *given)}
+    options = options if corruption is None else options | {"corruption": corruption}
+    for name, value in options.items():
+        if name not in hints:
+            raise InputError(f"task {kind.NAME} has no option {name}; its options are {', '.join(hints)}")
+        choices = get_args(hints[name])
+        if choices and value not in choices:
+            raise InputError(f"task {kind.NAME} has no {name} {value!r}; choose one of {', '.join(choices)}")
+        if hints[name] is int:
+            options = options | {name: _whole(kind, name, value)}
+    return kind(**given, **options)
+
+
+def _whole(kind: type[Any], name: str, value: Any) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise InputError(f"option {name} of task {kind.NAME} takes a whole number, and {value!r} is none") from None

@@ -5,7 +5,7 @@ to `end` can tell the padding is there, and pairs of different templates share o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -64,7 +64,7 @@ class Pairs:
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Pairs":
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "spans"}
         changed = {name: None if tensor is None else change(tensor) for name, tensor in tensors.items()}
-        return Pairs(**changed, spans={name: change(positions) for name, positions in self.spans.items()})
+        return replace(self, **changed, spans={name: change(positions) for name, positions in self.spans.items()})
 
 
 @runtime_checkable

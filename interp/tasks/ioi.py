@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from interp.tasks import prompts
 from interp.tasks.base import Pairs, logit_difference
-from saes.errors import InputError
 
 # {A} and {B} are the names of the first clause in either order, {S} is the second mention. No sentence begins with a name, because
 # a name has its usual token only after a blank.
@@ -29,6 +28,38 @@ TEMPLATES = (
     "Before {A} and {B} left the {PLACE}, {S} brought a {OBJECT} to",
     "Once {A} and {B} had reached the {PLACE}, {S} lent a {OBJECT} to",
 )
+LONG = (
+    "On a cold and rainy evening in the autumn, when {A} and {B} came to the {PLACE}, {S} gave a {OBJECT} to",
+    "Not long after the end of the holidays, while {A} and {B} were at the {PLACE}, {S} handed a {OBJECT} to",
+    "Without having told any of their friends, {A} and {B} drove to the {PLACE}, where {S} passed a {OBJECT} to",
+    "Because of the bad weather in the mountains, {A} and {B} stayed near the {PLACE}, and {S} lent a {OBJECT} to",
+    "In the first week of the new year, after {A} and {B} had found the {PLACE}, {S} sent a {OBJECT} to",
+    "To the surprise of all who were there, {A} and {B} walked out of the {PLACE}, and {S} offered a {OBJECT} to",
+    "Every day of that long and quiet summer, {A} and {B} met by the {PLACE}, until {S} brought a {OBJECT} to",
+    "With the help of their old teacher, {A} and {B} came back from the {PLACE}, and {S} showed a {OBJECT} to",
+)
+LATE = (
+    "Yesterday, {A} and {B} went to the {PLACE}. {S} gave a {OBJECT} to",
+    "Sometimes, {A} and {B} came by the {PLACE}. {S} handed a {OBJECT} to",
+    "Today, {A} and {B} worked at the {PLACE}. {S} passed a {OBJECT} to",
+    "Again, {A} and {B} looked around the {PLACE}. {S} lent a {OBJECT} to",
+    "Finally, {A} and {B} got to the {PLACE}. {S} offered a {OBJECT} to",
+    "Suddenly, {A} and {B} ran from the {PLACE}. {S} showed a {OBJECT} to",
+    "Meanwhile, {A} and {B} waited near the {PLACE}. {S} brought a {OBJECT} to",
+    "Usually, {A} and {B} talked at the {PLACE}. {S} sent a {OBJECT} to",
+)
+EARLY = (
+    "Yesterday {A} and {B} went to the {PLACE}, and {S} gave a {OBJECT} to",
+    "Sometimes {A} and {B} came by the {PLACE}, and {S} handed a {OBJECT} to",
+    "Today {A} and {B} worked at the {PLACE}, and {S} passed a {OBJECT} to",
+    "Again {A} and {B} looked around the {PLACE}, and {S} lent a {OBJECT} to",
+    "Finally {A} and {B} got to the {PLACE}, and {S} offered a {OBJECT} to",
+    "Suddenly {A} and {B} ran from the {PLACE}, and {S} showed a {OBJECT} to",
+    "Meanwhile {A} and {B} waited near the {PLACE}, and {S} brought a {OBJECT} to",
+    "Usually {A} and {B} talked at the {PLACE}, and {S} sent a {OBJECT} to",
+)
+Family = Literal["short", "long", "late", "early"]
+FAMILIES: dict[Family, tuple[str, ...]] = {"short": TEMPLATES, "long": LONG, "late": LATE, "early": EARLY}
 PLACES = ("park", "bank", "library", "market", "station", "beach", "museum", "church", "farm", "hotel")
 OBJECTS = ("book", "letter", "map", "phone", "ticket", "ball", "watch", "camera", "lamp", "cup")
 NAMES = (
@@ -50,36 +81,19 @@ class Ioi:
     corruption: Corruption = "s2"
     """What the corrupt prompt changes. s2: the second mention of S becomes a third name. abc: IO, S and the second mention become three
     fresh names. flip: the second mention of S becomes IO, so that S is the right answer."""
+    family: Family = "short"
+    """The sentences. short: two clauses. long: the same behind several words. early: names from the second word on, the clauses joined by
+    "and". late: names from the third token on, the second mention begins a sentence."""
 
     def names(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         """The names that are one token after a blank, with that token; raises InputError when fewer than ten are left."""
-        tokens = {name: _after_word(tokenizer, name) for name in NAMES}
-        kept = {name: ids[0] for name, ids in tokens.items() if len(ids) == 1}
-        if len(kept) < MIN_NAMES:
-            raise InputError(
-                f"the tokenizer has {len(kept)} of {len(NAMES)} names as single tokens and task ioi needs {MIN_NAMES}; "
-                "choose a model trained on English text, for example --model smollm2"
-            )
-        return kept
+        return prompts.required(tokenizer, NAMES, MIN_NAMES, "names", self.NAME)
 
     def pairs(self, tokenizer: PreTrainedTokenizerBase, n: int, seed: int, bos: int | None) -> Pairs:
         """Draw n different pairs over templates and orders in turn, so that any 16 in a row hold each once."""
         names = self.names(tokenizer)
-        prompts = _distinct(random.Random(seed), n, self.corruption, list(names))
-        clean = [_encode(tokenizer, p.text(*p.clean), bos) for p in prompts]
-        corrupt = [_encode(tokenizer, p.text(*p.corrupt), bos) for p in prompts]
-        spans = [_spans(ids, names[p.clean[0]], names[p.clean[1]]) for ids, p in zip(clean, prompts, strict=True)]
-        layouts = [(p.template, p.subject_first, *span.values()) for p, span in zip(prompts, spans, strict=True)]
-        number = {layout: i for i, layout in enumerate(dict.fromkeys(layouts))}
-        return Pairs(
-            clean=_padded(clean),
-            corrupt=_padded(corrupt),
-            answer=torch.tensor([names[p.clean[0]] for p in prompts]),
-            wrong=torch.tensor([[names[p.clean[1]]] for p in prompts]),
-            read=torch.tensor([[len(ids) - 1] for ids in clean]),
-            group=torch.tensor([number[layout] for layout in layouts]),
-            spans={name: torch.tensor([span[name] for span in spans]) for name in spans[0]},
-        )
+        drawn = _distinct(random.Random(seed), n, self, list(names))
+        return prompts.assembled([_tokens(tokenizer, names, prompt) for prompt in drawn], bos)
 
     def metric(self, logits: Float[Tensor, "*runs pair read vocab"], pairs: Pairs) -> Float[Tensor, "*runs pair"]:
         """Logit difference of IO and S."""
@@ -101,45 +115,38 @@ class _Prompt:
         return self.template.format(A=a, B=b, S=s2, PLACE=self.place, OBJECT=self.object)
 
 
-def _distinct(draw: random.Random, n: int, corruption: Corruption, names: Sequence[str]) -> list[_Prompt]:
+def _distinct(draw: random.Random, n: int, task: Ioi, names: Sequence[str]) -> list[_Prompt]:
     """n prompts of different clean text: with ten names there are 144,000."""
     found: dict[str, _Prompt] = {}
     while len(found) < n:
-        prompt = _prompt(draw, len(found), corruption, names)
+        prompt = _prompt(draw, len(found), task, names)
         found.setdefault(prompt.text(*prompt.clean), prompt)
     return list(found.values())
 
 
-def _prompt(draw: random.Random, index: int, corruption: Corruption, names: Sequence[str]) -> _Prompt:
+def _prompt(draw: random.Random, index: int, task: Ioi, names: Sequence[str]) -> _Prompt:
+    templates = FAMILIES[task.family]
     io, s, x, y, z = draw.sample(names, 5)
     corrupt: Mapping[Corruption, tuple[str, str, str]] = {"s2": (io, s, x), "abc": (x, y, z), "flip": (io, s, io)}
     return _Prompt(
-        template=TEMPLATES[index % len(TEMPLATES)],
-        subject_first=index // len(TEMPLATES) % 2 == 1,
+        template=templates[index % len(templates)],
+        subject_first=index // len(templates) % 2 == 1,
         place=draw.choice(PLACES),
         object=draw.choice(OBJECTS),
         clean=(io, s, s),
-        corrupt=corrupt[corruption],
+        corrupt=corrupt[task.corruption],
     )
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, bos: int | None) -> list[int]:
-    return [*([] if bos is None else [bos]), *tokenizer.encode(text, add_special_tokens=False)]
-
-
-def _after_word(tokenizer: PreTrainedTokenizerBase, name: str) -> list[int]:
-    """Tokens of the name behind a word: a tokenizer may treat the beginning of a text in its own way."""
-    return tokenizer.encode(f"and {name}", add_special_tokens=False)[len(tokenizer.encode("and", add_special_tokens=False)) :]
+def _tokens(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, int], prompt: _Prompt) -> prompts.Prompt:
+    clean, corrupt = (prompts.encode(tokenizer, prompt.text(*three)) for three in (prompt.clean, prompt.corrupt))
+    io, s = names[prompt.clean[0]], names[prompt.clean[1]]
+    spans = _spans(clean, io, s)
+    return prompts.Prompt(clean, corrupt, io, (s,), spans, layout=(prompt.template, prompt.subject_first, *spans.values()))
 
 
 def _spans(clean: Sequence[int], io: int, s: int) -> dict[str, int]:
     """Positions in a clean prompt, where IO occurs once and S twice."""
     (at_io,) = (i for i, token in enumerate(clean) if token == io)
     at_s1, at_s2 = (i for i, token in enumerate(clean) if token == s)
-    return {"IO": at_io, "S1": at_s1, "S1+1": at_s1 + 1, "S2": at_s2, "end": len(clean) - 1}
-
-
-def _padded(prompts: Sequence[Sequence[int]]) -> Int[Tensor, "pair pos"]:
-    """Prompts in one tensor, their last token repeated behind them."""
-    width = max(map(len, prompts))
-    return torch.tensor([[*ids, *[ids[-1]] * (width - len(ids))] for ids in prompts])
+    return {"IO": at_io, "S1": at_s1, "S1+1": at_s1 + 1, "S2": at_s2}
