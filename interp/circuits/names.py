@@ -7,6 +7,7 @@ three edges more for each head, from the input of q, k and v to the q, k or v it
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from saes.errors import InputError
@@ -29,6 +30,7 @@ class Name:
     """q, k or v of an attention input."""
 
 
+@cache
 def parse(name: str) -> Name:
     """The parts of a name; raises InputError for what is none."""
     if name in ("embed", "pos"):
@@ -69,8 +71,8 @@ def edge_order(edge: Edge) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def _place(name: str) -> tuple[float, ...]:
     parts = parse(name)
     if parts.layer is None:
-        return (("embed", "pos").index(name) - 2,) if parts.kind == "embed" else (float("inf"),)
-    return parts.layer, parts.kind == "mlp", parts.head or 0, "qkv".index(parts.input or "q")
+        return (("embed", "pos").index(name) - 2.0,) if parts.kind == "embed" else (float("inf"),)
+    return float(parts.layer), float(parts.kind == "mlp"), float(parts.head or 0), float("qkv".index(parts.input or "q"))
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ class Shape:
 
     def edges(self, grouped: bool = False) -> tuple[Edge, ...]:
         """All residual edges: from a source to every destination that runs later."""
-        sources = self.sources()
-        return tuple((source, to) for to in self.destinations(grouped) for source in sources if self.legal((source, to)))
+        sources = [(name, self._step(name)) for name in self.sources()]
+        ends = [(name, self._step(name)) for name in self.destinations(grouped)]
+        return tuple((source, to) for to, end in ends for source, step in sources if step < end)
 
     def direct(self, grouped: bool = False) -> tuple[Edge, ...]:
         """The direct edges that ACDC counts besides."""
@@ -111,8 +114,8 @@ class Shape:
     def _step(self, name: str) -> float:
         parts = parse(name)
         if parts.layer is None:
-            return -1 if parts.kind == "embed" else float("inf")
-        return 2 * parts.layer + (parts.kind == "mlp" and not self.parallel)
+            return -1.0 if parts.kind == "embed" else float("inf")
+        return 2.0 * parts.layer + (parts.kind == "mlp" and not self.parallel)
 
     def _writers(self, layer: int) -> list[str]:
         return [f"{layer}.{head}" for head in range(self.n_heads)] + [f"m{layer}"] * self.mlps

@@ -77,7 +77,7 @@ def staircase(x: Float[np.ndarray, " point"], y: Float[np.ndarray, " point"]) ->
     return float(((1 - x[1:]) * np.diff(y)).sum())
 
 
-def threshold_scores(kept: Bool[np.ndarray, "threshold edge"], thresholds: Float[np.ndarray, " threshold"]) -> Scores:
+def threshold_scores(kept: Bool[np.ndarray, "threshold edge"], thresholds: Float[np.ndarray, " given"]) -> Scores:
     """The largest threshold under which each edge is kept; minus infinity for an edge that never is."""
     if len(kept) != len(thresholds) or np.isnan(thresholds).any():
         raise InputError(f"{len(kept)} circuits came with {len(thresholds)} thresholds; give each circuit the threshold it was found with")
