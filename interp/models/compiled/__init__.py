@@ -4,6 +4,7 @@ from interp.models.compiled.gates import GATES, Gate, gate
 from interp.models.compiled.model import Compiled, compile
 from interp.models.compiled.programs import PROGRAMS, program
 from interp.models.compiled.rasp import Program
+from interp.models.compiled.truth import Truth, certify
 from interp.models.compiled.units import Weights
 
-__all__ = ["GATES", "PROGRAMS", "Compiled", "Gate", "Program", "Weights", "compile", "gate", "program"]
+__all__ = ["GATES", "PROGRAMS", "Compiled", "Gate", "Program", "Truth", "Weights", "certify", "compile", "gate", "program"]

@@ -4,7 +4,8 @@ Every expression is one unit, or two for a selector width, and takes the first p
 At BOS no expression has a value; what constants would write there is held down or taken back.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from interp.models.compiled.rasp import (
@@ -132,12 +133,12 @@ def _selector_width(expression: SelectorWidth, lowered: Lowered, start: int) -> 
     return lowered.put(place + 1, [*_steps(share, points), clean])
 
 
-def _steps(x: Direction, points: list[tuple[float, Vector]], off: Vector | None = None) -> list[Neuron]:
+def _steps(x: Direction, points: Sequence[tuple[float, Vector]], off: Vector | None = None) -> list[Neuron]:
     """A step function of x, half way between the points: points are (x, vector) by rising x; `off` is added to what neurons read."""
-    gap = min([1.0, *(b - a for (a, _), (b, _) in zip(points, points[1:], strict=False))])
+    gap = min([1.0, *(b - a for (a, _), (b, _) in itertools.pairwise(points))])
     slope, off = max(SLOPE, 2.5 / gap), off or {}
     neurons = [Neuron({ONE: 1.0, **off}, points[0][1])]
-    for (below, old), (above, new) in zip(points, points[1:], strict=False):
+    for (below, old), (above, new) in itertools.pairwise(points):
         middle = (below + above) / 2
         change = {d: new.get(d, 0.0) - old.get(d, 0.0) for d in {**old, **new}}
         neurons.append(Neuron({x: slope, ONE: 1.0 - slope * middle, **off}, change))

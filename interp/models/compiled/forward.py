@@ -38,8 +38,11 @@ def edges(w: Weights) -> list[Edge]:
 
 
 def run(
-    w: Weights, tokens: Int[Tensor, "input pos"], kept: Mapping[Edge, Bool[Tensor, " row"]] | None = None, replacement: Outputs | None = None
-) -> tuple[Float[Tensor, "row input pos vocab"], dict[str, Float[Tensor, "row input pos d_model"]]]:
+    w: Weights,
+    tokens: Int[Tensor, "input pos"],
+    kept: Mapping[Edge, Bool[Tensor, " row"]] | None = None,
+    replacement: Outputs | None = None,
+) -> tuple[Float[Tensor, "row input pos vocab"], dict[str, Float[Tensor, "#row input pos d_model"]]]:
     """Logits and outputs of all sources, in a row for each circuit; edges that `kept` does not name are kept in all rows."""
     kept, replacement = kept or {}, replacement or {}
     outputs = {"embed": w.w_e[tokens][None], "pos": w.w_pos[: tokens.shape[1]].expand(1, *tokens.shape, -1)}

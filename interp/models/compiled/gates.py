@@ -44,7 +44,8 @@ class Gate:
     def answers(self, inputs: Sequence[Value]) -> list[dict[str, float]]:
         """Nothing before the last position, there the truth table."""
         a, b, _ = inputs
-        assert isinstance(a, int) and isinstance(b, int)
+        assert isinstance(a, int)
+        assert isinstance(b, int)
         return [{}, {}, {word: value for word, value in self.table(a, b).items() if value}]
 
     def read(self, length: int) -> tuple[int, ...]:

@@ -87,7 +87,8 @@ class Compiled:
         values = self.source.vocabulary if isinstance(self.source, Program) else (0, 1, "=")
         return {str(value): value for value in values}
 
-    @functools.lru_cache(maxsize=1 << 14)  # noqa: B019: a metric asks for the same inputs again and again
+    # A metric asks for the same inputs again and again.
+    @functools.lru_cache(maxsize=1 << 14)  # noqa: B019
     def _target(self, tokens: tuple[int, ...]) -> Tensor:
         logits = torch.zeros(len(tokens), len(self.words), dtype=torch.float64)
         for position, answer in enumerate(self.source.answers([self._values[self.words[t]] for t in tokens[1:]]), start=1):

@@ -62,9 +62,9 @@ PROGRAMS: tuple[Program, ...] = (
     Program("xproportion", _share("x"), ("w", "x", "y", "z")),
     Program("hist", _count, ("a", "b", "c")),
     Program("sort_unique", _sorted_by(tokens), (1, 2, 3, 4, 5)),
-    Program("sort", _sorted_by(_with_index(tokens, 1, 5)), (1, 2, 3)),
-    Program("sort_freq", _sorted_by(_with_index(Map(lambda n: -n, _count), 1, 5)), (1, 2, 3, 4)),
-    Program("pair_balance", Linear(_share("("), _share(")"), 1, -1), ("(", ")"), max_len=6, causal=True),
+    Program("sort", _sorted_by(_with_index(tokens, 1.0, 5)), (1, 2, 3)),
+    Program("sort_freq", _sorted_by(_with_index(Map(lambda n: -n, _count), 1.0, 5)), (1, 2, 3, 4)),
+    Program("pair_balance", Linear(_share("("), _share(")"), 1.0, -1.0), ("(", ")"), max_len=6, causal=True),
     # the token before; nothing at the first
     Program("previous", _previous, ("a", "b", "c"), causal=True),
     # what followed the same token before (on inputs where that is one token)

@@ -239,5 +239,5 @@ def in_order(values: set[Value]) -> list[Value]:
 
 
 def _number(value: Value) -> float:
-    assert value is not None and not isinstance(value, str), f"{value!r} is not a number"
+    assert isinstance(value, int | float), f"{value!r} is not a number"
     return float(value)
