@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import NormalizationBridge
+from transformer_lens.model_bridge.sources import build_bridge_from_module, native
 
 from interp.sites import HEAD_STREAMS, Site, Stream
 from saes.errors import InputError
@@ -130,7 +132,7 @@ class Model:
 
     def forward_from(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos vocab"]:
         """Logits from the residual stream that enters `layer`; the layers before it are not run."""
-        with _skipped(self.bridge.blocks[:layer]):
+        with _skipped(self.bridge, layer):
             return self.bridge(resid, start_at_layer=layer, use_cache=False)
 
     def unembed(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
@@ -286,6 +288,19 @@ def boot(name: str, revision: str, hf_model: Any, tokenizer: Any) -> Model:
     return Model(name, revision, bridge, tokenizer)
 
 
+def boot_native(name: str, revision: str, config: dict[str, Any], state: dict[str, Tensor], tokenizer: Any, dtype: torch.dtype) -> Model:
+    """Wrap weights of TransformerLens' own small architecture; parameters that `state` does not name (biases) are 0."""
+    settings = TransformerBridgeConfig.from_dict(config | {"dtype": dtype, "init_weights": False, "device": "cpu"})
+    module = native.NativeModel(settings).to(dtype).eval().requires_grad_(False)
+    for parameter in module.parameters():
+        parameter.zero_()
+    unexpected = module.load_state_dict({key: value.to(dtype) for key, value in state.items()}, strict=False).unexpected_keys
+    assert not unexpected, f"the native architecture has no {unexpected}"
+    bridge = build_bridge_from_module(module, "TransformerLensNative", tl_config=settings)
+    bridge.requires_grad_(False)
+    return Model(name, revision, bridge, tokenizer)
+
+
 def _plain_norms(bridge: TransformerBridge) -> None:
     """Let norms return what transformers computes and no more.
 
@@ -330,11 +345,13 @@ def _adapt(function: Hook) -> Any:
 
 
 @contextlib.contextmanager
-def _skipped(blocks: Any) -> Iterator[None]:
-    """Make blocks hand on what they are given, in the form in which they return it."""
+def _skipped(bridge: TransformerBridge, layer: int) -> Iterator[None]:
+    """Make the blocks before a layer hand on what they are given, in the form in which they return it."""
+    in_a_tuple = isinstance(bridge.original_model, native.NativeModel)
+    blocks = bridge.blocks[:layer]
     try:
         for block in blocks:
-            block.__dict__["forward"] = lambda hidden_states, *args, **kwargs: hidden_states
+            block.__dict__["forward"] = lambda hidden_states, *args, **kwargs: (hidden_states,) if in_a_tuple else hidden_states
         yield
     finally:
         for block in blocks:

@@ -5,6 +5,7 @@ from typing import Any, get_args, get_type_hints
 
 from interp.tasks.agreement import Agreement
 from interp.tasks.base import Pairs, Task, logit_difference
+from interp.tasks.compiled import CompiledTask
 from interp.tasks.docstring import Docstring
 from interp.tasks.gendered_pronoun import GenderedPronoun
 from interp.tasks.greater_than import GreaterThan
@@ -22,7 +23,7 @@ AnyTask = Drawn | TaskFile
 TASKS: dict[str, type[Drawn]] = {kind.NAME: kind for kind in get_args(Drawn)}
 
 __all__ = [
-    "TASKS", "Agreement", "AnyTask", "Corruption", "Docstring", "Drawn", "GenderedPronoun", "GreaterThan", "Induction", "Ioi", "Pairs",
+    "TASKS", "Agreement", "AnyTask", "CompiledTask", "Corruption", "Docstring", "Drawn", "GenderedPronoun", "GreaterThan", "Induction", "Ioi", "Pairs",
     "Relation", "Task", "TaskFile", "corruptions", "logit_difference", "task",
 ]  # fmt: skip
 
