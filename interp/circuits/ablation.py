@@ -30,7 +30,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2, tor
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """Outputs of all sources, as they are recorded: heads before W_O, so that a layer takes d_model numbers a token and not one for each head."""
+    """Outputs of all sources as they are recorded: heads before W_O, where a layer takes d_model numbers a token and not as many a head."""
 
     embed: Float[Tensor, "embedding pair pos d_model"]
     z: tuple[Float[Tensor, "pair pos head d_head"], ...]

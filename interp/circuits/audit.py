@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from torch import Tensor
 
 from interp.circuits.ablation import Outputs
@@ -74,7 +74,7 @@ def strata(graph: Graph) -> list[str]:
 
 
 def agreement(scores: Scores, exact: Audit) -> dict[str, Any]:
-    """How the scores agree with the exact effects: over all, and for heads and MLPs or by the kind of edge. None where a side is constant."""
+    """How scores agree with exact effects: over all, and for heads and MLPs or by the kind of edge. None where a side is constant."""
     guess, truth = (x.double().numpy() for x in (scores.mean[exact.which], exact.mean))
     figures = {"audited": len(truth), **_figures(guess, truth)}
     for label, rows in _parts(scores, exact):
@@ -86,7 +86,7 @@ def _figures(guess: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
     moved = np.abs(truth) > 1e-6
     return {
         "pearson": pearson(guess, truth),
-        "spearman": float(spearmanr(guess, truth).statistic) if np.ptp(guess) and np.ptp(truth) else None,
+        "spearman": pearson(rankdata(guess), rankdata(truth)),
         "same_sign": float((np.sign(guess) == np.sign(truth))[moved].mean()) if moved.any() else None,
     }
 

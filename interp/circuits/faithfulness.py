@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.circuits.ablation import Ablation, Outputs
 from interp.circuits.forward import clean_metric, corrupt_metric, metrics, passes
-from interp.circuits.graph import Graph, Ranking, Scores, Unit
+from interp.circuits.graph import Ranking, Scores, Unit
 from interp.models.bridge import Model
 from interp.progress import bar
 from interp.tasks import Pairs, Task
@@ -93,7 +93,7 @@ def curves(
     Raises InputError when ablation changes nothing.
     """
     graph, unit = series[0].scores.graph, series[0].scores.unit
-    among = torch.tensor([node.site.head is not None for node in graph.nodes]) if heads_only else None
+    among = graph.is_head() if heads_only else None
     n = len(series[0].scores.mean) if among is None else int(among.sum())
     between = sizes(n, unit)[1:-1]
     ends = series[0].scores.circuits((0, n), series[0].by, among)

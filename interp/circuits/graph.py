@@ -54,7 +54,7 @@ class Graph:
     def nodes(self) -> tuple[Node, ...]:
         """Heads and MLPs: what a circuit of nodes keeps or ablates; embeddings always run."""
         layers = range(self.n_layers)
-        return tuple(node for layer in layers for node in (*_heads(layer, self.n_heads), *([Node(Site(layer, "mlp_out"))] * self.mlps)))
+        return tuple(node for i in layers for node in (*_heads(i, self.n_heads), *([Node(Site(i, "mlp_out"))] * self.mlps)))
 
     @cached_property
     def reach(self) -> Int[Tensor, " destination"]:
@@ -79,7 +79,7 @@ class Graph:
 
     @cached_property
     def owners(self) -> tuple[tuple[int, ...], ...]:
-        """Rows of the sources that depend on each destination: the head of a query, the heads of a group's key, the MLP; none for logits."""
+        """Rows of the sources behind each destination: the head of a query, the heads of a group's key, the MLP; none for logits."""
         size, owners = self.n_heads // self.n_kv, []
         for layer in range(self.n_layers):
             first = self.first_source(layer)
@@ -96,8 +96,9 @@ class Graph:
     def n_edges(self) -> int:
         return int(self.reach.sum())
 
-    def heads(self) -> tuple[Node, ...]:
-        return tuple(node for node in self.nodes if node.site.head is not None)
+    def is_head(self) -> Bool[Tensor, " node"]:
+        """Which nodes are heads."""
+        return torch.tensor([node.site.head is not None for node in self.nodes])
 
     def first_source(self, layer: int) -> int:
         """Row of the layer's first head; the heads and the MLP follow."""
@@ -202,6 +203,11 @@ class Scores:
         if self.unit == "node":
             return [short(node) for node in self.graph.nodes]
         return [f"{self.graph.sources[s]}->{self.graph.destinations[d]}" for s, d in self.graph.edges.tolist()]
+
+    def interval(self) -> tuple[Float[Tensor, " unit"], Float[Tensor, " unit"]]:
+        """95 % normal intervals of the means."""
+        half = 1.96 * self.deviation / max(1, self.n) ** 0.5
+        return self.mean - half, self.mean + half
 
     def order(self, by: Ranking = "absolute", among: Bool[Tensor, " unit"] | None = None) -> Int[Tensor, " unit"]:
         """Units, best first: by |score|, or by how much they help (lowest score first); equal scores in the order of the model."""

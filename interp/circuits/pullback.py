@@ -1,7 +1,7 @@
-"""Gradients of the metric at what destinations read, on the unmodified model: one forward and one backward for all destinations at once.
+"""Gradients of the metric at what destinations read, on the unmodified model: one forward and one backward for all of them.
 
-With residual x, norm weight w, r = sqrt(mean(x^2) + eps) and xh = x / r (LayerNorm: x less its mean first), the gradient p at the normalised
-input becomes, with b = w * p,
+With residual x, norm weight w, r = sqrt(mean(x^2) + eps) and xh = x / r (LayerNorm: x less its mean first), the gradient p at the
+normalised input becomes, with b = w * p,
 
     RMSNorm    G = (b - xh * mean(b * xh)) / r
     LayerNorm  G = (b - mean(b) - xh * mean(b * xh)) / r
@@ -113,8 +113,8 @@ def backward(
     last = gradients[Site(graph.n_layers - 1, "resid_post")]
     if not bool(last.any()):
         raise InputError(
-            "the metric has no slope at the clean prompts, so every first-order score is zero (KL to the model's own output is smallest there); "
-            "use --method eap-ig, whose path leaves that point, or exact"
+            "the metric has no slope at the clean prompts (KL to the model's own output is smallest there), so every first-order score is "
+            "zero; use --method eap-ig, whose path leaves that point, or exact"
         )
     return Backward({site: value.detach() for site, value in values.items()}, gradients, metric.detach())
 
@@ -146,7 +146,8 @@ class Reader:
             weight, bias = self.model.projection(layer, stream)
             gradient, value = self._heads(back, layer, stream, positions)
             if len(weight) != gradient.shape[2]:
-                weight, bias = (None if t is None else t.repeat_interleave(gradient.shape[2] // len(t), 0) for t in (weight, bias))
+                size = gradient.shape[2] // len(weight)
+                weight, bias = weight.repeat_interleave(size, 0), None if bias is None else bias.repeat_interleave(size, 0)
             value = value if bias is None else value - bias
             parts.append(self._through(norm, gradient * inverse[:, :, None], value, weight, normalised))
         if self.graph.mlps:
@@ -211,8 +212,8 @@ class Reader:
         off = float((found.unflatten(2, (-1, size)).sum(3) - whole).norm() / whole.norm().clamp(min=1e-30))
         if off > TOLERANCE[self.model.dtype] and bool(whole.any()):
             raise InputError(
-                f"{stream} gradients of single query heads of {self.model.name} do not add up to their group's (off by {off:.1%}): its attention "
-                "does more than rotate and scale (norms on queries, capped scores); use --kv grouped"
+                f"{stream} gradients of single query heads of {self.model.name} do not add up to their group's (off by {off:.1%}): "
+                "its attention does more than rotate and scale (norms on queries, capped scores); use --kv grouped"
             )
         return found
 

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from interp.circuits.pullback import measured
-from interp.models.bridge import Model
-from interp.sites import Site
+from interp.models.bridge import Hook, Model
+from interp.sites import Site, Stream
 
 
 @contextlib.contextmanager
 def relevance(model: Model) -> Iterator[None]:
     """All four rules while the context lasts."""
-    sites = [Site(layer, stream) for layer in range(model.n_layers) for stream in ("q", *(() if model.attn_only else ("mlp_in",)))]
+    streams: tuple[Stream, ...] = ("q",) if model.attn_only else ("q", "mlp_in")
+    sites = [Site(layer, stream) for layer in range(model.n_layers) for stream in streams]
     norms = {site: measured(model, site) for site in (*sites, Site(model.n_layers - 1, "resid_post"))}
 
     def norm(site: Site, x: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def relevance(model: Model) -> Iterator[None]:
         inverse = own.normalised(x)[1].detach()
         return (x - x.mean(-1, keepdim=True) if own.centred else x) * inverse * own.weight + own.bias
 
-    patterns = {Site(layer, "pattern"): Tensor.detach for layer in range(model.n_layers)}
+    patterns: dict[Site, Hook] = {Site(layer, "pattern"): Tensor.detach for layer in range(model.n_layers)}
     with contextlib.ExitStack() as stack:
         stack.enter_context(model.with_norms(norm))
         stack.enter_context(model.hooked(patterns))

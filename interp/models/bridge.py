@@ -164,7 +164,7 @@ class Model:
         """Weight and bias that make `q`, `k` or `v` of the layer's normalised input."""
         heads = self.n_heads if stream == "q" else self.n_kv_heads
         attention = self.bridge.blocks[layer].attn
-        weight, bias = (getattr(attention, f"{letter}_{stream.upper()}", None) for letter in "Wb")
+        weight, bias = getattr(attention, f"W_{stream.upper()}"), getattr(attention, f"b_{stream.upper()}", None)
         return weight.reshape(heads, self.d_model, self.d_head), None if bias is None else bias.reshape(heads, self.d_head)
 
     def b_o(self, layer: int) -> Float[Tensor, " d_model"] | None:
@@ -176,7 +176,7 @@ class Model:
         block = self.bridge.blocks[site.layer]
         if site.stream == "resid_post":
             norm = self.bridge.ln_final
-        elif site.stream == "mlp_in" and "ln2" in block._modules:
+        elif site.stream == "mlp_in" and "ln2" in dict(block.named_children()):
             norm = block.ln2
         else:
             norm = block.ln1
@@ -188,9 +188,10 @@ class Model:
         """Let `norm` compute what stands in front of the sites of `self.norm` while the context lasts."""
         modules: dict[Any, Site] = {self.bridge.ln_final: Site(self.n_layers - 1, "resid_post")}
         for layer, block in enumerate(self.bridge.blocks):
-            modules |= {
-                block._modules[name]: Site(layer, stream) for name, stream in (("ln1", "q"), ("ln2", "mlp_in")) if name in block._modules
-            }
+            parts = dict(block.named_children())
+            modules[parts["ln1"]] = Site(layer, "q")
+            if "ln2" in parts:
+                modules[parts["ln2"]] = Site(layer, "mlp_in")
         try:
             for module, site in modules.items():
                 module.__dict__["forward"] = lambda x, *args, site=site, module=module, **kwargs: module.hook_out(
@@ -203,7 +204,7 @@ class Model:
 
     @contextlib.contextmanager
     def with_activations(self, rule: Callable[[Callable[[Tensor], Tensor], Tensor, Tensor | None], Tensor]) -> Iterator[None]:
-        """Let `rule` compute what MLPs project down from: it is given the activation function, its input and, in a gated MLP, the other factor.
+        """Let `rule` compute what MLPs project down from, given the activation function, its input and, in a gated MLP, the other factor.
 
         Raises InputError for an MLP of another form.
         """

@@ -23,8 +23,8 @@ AnyTask = Drawn | TaskFile
 TASKS: dict[str, type[Drawn]] = {kind.NAME: kind for kind in get_args(Drawn)}
 
 __all__ = [
-    "TASKS", "Agreement", "AnyTask", "CompiledTask", "Corruption", "Docstring", "Drawn", "GenderedPronoun", "GreaterThan", "Induction", "Ioi", "Pairs",
-    "Relation", "Task", "TaskFile", "corruptions", "logit_difference", "task",
+    "TASKS", "Agreement", "AnyTask", "CompiledTask", "Corruption", "Docstring", "Drawn", "GenderedPronoun", "GreaterThan", "Induction",
+    "Ioi", "Pairs", "Relation", "Task", "TaskFile", "corruptions", "logit_difference", "task",
 ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""Path patching (Wang et al. 2022, arXiv:2211.00593; Goldowsky-Dill et al. 2023, arXiv:2304.05969): what a sender tells a receiver directly.
+"""Path patching (Wang et al. 2022, arXiv:2211.00593; Goldowsky-Dill et al. 2023, arXiv:2304.05969): what a sender tells a receiver.
 
-Two forwards for each sender. In the first the sender writes its corrupt output, all other heads are held at the clean run, MLPs are recomputed
-or held as well, and what the receivers read is recorded. In the second, clean, only those readings are put in place.
+Two forwards for each sender. In the first the sender writes its corrupt output, all other heads are held at the clean run, MLPs are
+recomputed or held as well, and what the receivers read is recorded. In the second, clean, only those readings are put in place.
 
     score(sender) = M(second run) - M(clean)
 
@@ -82,7 +82,7 @@ class PathPatching:
 
 
 def _receivers(names: tuple[str, ...], graph: Graph) -> dict[Site, list[int]]:
-    """Sites of the receivers with the heads that listen there. Raises InputError for a name that the graph lacks, or logits beside heads."""
+    """Sites of the receivers and the heads that listen there; raises InputError for an unknown name, or logits beside heads."""
     found: dict[Site, list[int]] = {}
     for name in names:
         if name not in graph.destinations or name.startswith("m") or (name == "logits" and len(names) > 1):

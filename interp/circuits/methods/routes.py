@@ -2,8 +2,8 @@
 
     share(u -> t) = max(0, |x|_1 - |x - y_u|_1), divided by its sum over u
 
-x is the residual stream that t reads, averaged over the prompt's positions. One forward, no metric, no corrupt prompt: a route is used, which
-does not say that the task needs it. Scores are negative, as those of edges that help are.
+x is the residual stream that t reads; shares are averaged over the prompt's positions. One forward, no metric, no corrupt prompt: a route
+is used, which does not say that the task needs it. Scores are negative, as those of edges that help are.
 """
 
 from dataclasses import dataclass
