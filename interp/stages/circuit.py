@@ -7,7 +7,7 @@ mean ablation come from prompts of their own.
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,9 +24,15 @@ from interp.models import DTYPES, Model, load, source
 from interp.runs import Draft, written
 from interp.stages.base import Context, Plan
 from interp.stages.cache import write_arrow
-from interp.tasks import Corruption, Pairs, Task, task
+from interp.tasks import TASKS, AnyTask, Pairs, Task, TaskFile, corruptions, task
+from interp.tasks.task_file import said
 from interp.text.vocab import vocabulary
 from saes.errors import InputError
+
+_TASKS = f"The task: {', '.join(TASKS)}, or a file of prompts (.jsonl, .json, .csv) with clean, corrupt, right and wrong in each line."
+_CORRUPTIONS = "What the corrupt prompt changes, the first where none is given. " + "; ".join(
+    f"{kind.NAME}: {', '.join(corruptions(kind))}" for kind in (*TASKS.values(), TaskFile)
+)
 
 
 @dataclass(frozen=True)
@@ -36,17 +42,17 @@ class Circuit:
     NAME: ClassVar[str] = "circuit"
     PARENTS: ClassVar[dict[str, str]] = {}
 
-    task: tyro.conf.Positional[str] = "ioi"
-    """The task: ioi."""
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=_TASKS)] = "ioi"
     model: str = "smollm2"
     """smollm2 (packaged), a local folder, or a Hub id."""
     pairs: int = 32
     """Clean and corrupt prompts: one half scores the nodes, the other half measures the circuits."""
     reference: int = 128
     """More prompts, from which mean ablation takes its means."""
-    corruption: Corruption = "s2"
-    """What the corrupt prompt changes. s2: the second mention of the subject becomes a third name. abc: three fresh names. flip: the second
-    mention of the subject becomes the other name."""
+    corruption: Annotated[str | None, tyro.conf.arg(help=_CORRUPTIONS)] = None
+    options: tuple[str, ...] = ()
+    """Options of the task as NAME=VALUE, for example family=long (ioi), structure=simple (agreement), relation=past (relation) or length=10
+    (induction)."""
     ranking: Ranking = "helping"
     """Order in which nodes enter a circuit. helping: the lowest score first (ablating it hurts most), so a small circuit may beat the
     whole model. absolute: the largest |score| first, which also keeps the heads that work against the answer."""
@@ -60,7 +66,7 @@ class Circuit:
     """The model runs in this type."""
 
     def __post_init__(self) -> None:
-        task(self.task, self.corruption)
+        self._task()
         if self.pairs < 4 or self.pairs % 2:
             raise InputError(
                 f"--pairs {self.pairs} cannot be halved into scoring and measuring; give an even number from 4 on, for example 32"
@@ -69,7 +75,14 @@ class Circuit:
             raise InputError(f"--reference {self.reference} --random-orders {self.random_orders}: both must be at least 1")
 
     def identity(self, ctx: Context) -> dict[str, Any]:
-        return {"model_revision": source(self.model).revision()}
+        chosen = self._task()
+        others = {name: value for name, value in vars(chosen).items() if name not in ("path", "corruption")}
+        resolved = {"corruption": chosen.corruption, "options": [f"{name}={value}" for name, value in others.items()]}
+        if isinstance(chosen, TaskFile):
+            resolved["prompts_sha256"] = chosen.sha256()
+        else:
+            resolved["task"] = chosen.NAME
+        return {"model_revision": source(self.model).revision(), **resolved}
 
     def plan(self, ctx: Context) -> Plan:
         model = load(self.model, self.dtype, ctx.device)
@@ -79,7 +92,8 @@ class Circuit:
         return Plan(
             {
                 "model": f"{self.model}, {model.n_parameters / 1e6:.0f} M parameters, {self.dtype} on {model.device}",
-                "task": f"{self.task}, corruption {self.corruption}, BOS {model.bos if self.bos else 'none'}",
+                "task": f"{self.task}, corruption {self._task().corruption}, BOS {model.bos if self.bos else 'none'}",
+                **self._dropped(model),
                 "pairs": f"{len(splits.train)} to score, {len(splits.test)} to measure, {len(splits.mean)} for means",
                 "nodes": f"{len(nodes.heads().nodes)} heads, {len(nodes.nodes) - len(nodes.heads().nodes)} MLPs",
                 "passes": f"{total:.0f} forwards of {tokens} tokens; {tokens / seconds:,.0f} tokens/s by a probe",
@@ -110,8 +124,19 @@ class Circuit:
         half = self.pairs // 2
         return Splits(drawn.rows(slice(half)), drawn.rows(slice(half, self.pairs)), drawn.rows(slice(self.pairs, None)))
 
-    def _task(self) -> Task:
-        return task(self.task, self.corruption)
+    def _task(self) -> AnyTask:
+        given = [option.partition("=") for option in self.options]
+        if any(not sign for _, sign, _ in given):
+            raise InputError(
+                f"--options {' '.join(self.options)} is not of the form NAME=VALUE; write for example --options structure=simple"
+            )
+        return task(self.task, self.corruption, **{name: value for name, _, value in given})
+
+    def _dropped(self, model: Model) -> dict[str, str]:
+        """What of a file cannot be used with this model."""
+        chosen = self._task()
+        dropped = chosen.dropped(model.tokenizer) if isinstance(chosen, TaskFile) else {}
+        return {"dropped": said(dropped)} if dropped else {}
 
     def _scores(self, draft: Draft, model: Model, pairs: Pairs, nodes: Graph) -> dict[str, Scores]:
         """Scores of both methods per example, kept in the run: a resumed run goes on from them."""
@@ -150,7 +175,7 @@ class Circuit:
         corrupt = torch.cat([corrupt_metric(model, self._task(), pairs) for pairs in both])
         return {
             "pairs": self.pairs,
-            "corruption": self.corruption,
+            "corruption": self._task().corruption,
             "ranking": self.ranking,
             "bos": model.bos if self.bos else None,
             "logit_diff_clean": clean.mean().item(),
