@@ -287,7 +287,7 @@ def test_families_of_ioi_differ_in_where_the_names_stand() -> None:
 def test_a_tokenizer_that_cannot_carry_a_task_is_refused_in_a_sentence(kind: type[Drawn], tiny_llama: Path) -> None:
     with pytest.raises(InputError, match=f"task {kind.NAME}.*needs.*choose a model trained on English text"):
         # Some words any tokenizer has: induction asks for more of them.
-        one = task(kind.NAME, **({"length": 500} if kind is Induction else {}))
+        one = Induction(length=500) if kind is Induction else kind()
         one.pairs(AutoTokenizer.from_pretrained(tiny_llama), 4, 0, None)
 
 
