@@ -144,7 +144,8 @@ class Circuit:
     def splits(self, model: Model) -> Splits:
         """The pairs, drawn once and cut in three; the task draws no prompt twice."""
         bos = model.bos if self.bos else None
-        drawn = self._base().pairs(model.tokenizer, self.pairs + self.reference, self.seed, bos).to(model.device)
+        means = any(ablation.startswith("mean") for ablation in self._measured())
+        drawn = self._base().pairs(model.tokenizer, self.pairs + self.reference * means, self.seed, bos).to(model.device)
         drawn = Kl.targeted(model, drawn) if self.objective == "kl" else drawn
         half = self.pairs // 2
         return Splits(drawn.rows(slice(half)), drawn.rows(slice(half, self.pairs)), drawn.rows(slice(self.pairs, None)))
@@ -196,14 +197,14 @@ class Circuit:
             series.append(Series("exact", Scores.of(scores.graph, "node", exact.per_example), self.ranking))
         for seed in range(self.seed, self.seed + self.random_orders):
             series.append(Series("random", shuffled(scores.graph, scores.unit, seed), "absolute", seed))
-        for ablation in self._measured(scores.unit):
+        for ablation in self._measured():
             values = self._values(model, scores.graph, splits.test, splits, ablation)
             for heads_only in (True, False) if scores.unit == "node" else (False,):
                 yield curves(model, chosen, splits.test, series, ablation, values, heads_only)
 
-    def _measured(self, unit: str) -> tuple[Ablation, ...]:
+    def _measured(self) -> tuple[Ablation, ...]:
         """Ablations of the curves, the method's own last."""
-        return ("mean", "resample") if unit == "node" and self.ablation == "resample" else (self.ablation,)
+        return ("mean", "resample") if self.method.UNIT == "node" and self.ablation == "resample" else (self.ablation,)
 
     def _values(self, model: Model, whole: Graph, pairs: Pairs, splits: Splits, ablation: Ablation | None = None) -> Outputs:
         return replacement(model, whole, pairs, ablation or self.ablation, splits.mean)
@@ -219,7 +220,7 @@ class Circuit:
         per_curve = sum(2 + series * (len(sizes(count, unit)) - 2) for count in counts)
         audited = single if unit == "node" else self.audit / 2
         # beside them: a gradient method 4, corrupt and clean runs 4, metrics of both halves 4, identities 5
-        return audited + len(self._measured(unit)) * per_curve * (2 if unit == "edge" else 1) + 17 + len(splits.mean) / len(splits.train)
+        return audited + len(self._measured()) * per_curve * (2 if unit == "edge" else 1) + 17 + len(splits.mean) / len(splits.train)
 
     def _figures(self, model: Model, chosen: Task, splits: Splits) -> dict[str, Any]:
         """How well the model solves the task, over scored and measured pairs together."""

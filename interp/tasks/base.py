@@ -31,6 +31,8 @@ class Pairs:
     """Positions by name."""
     target: Float[Tensor, "pair read vocab"] | None = None
     """What the whole model says at `read`, for a metric that holds a circuit against the model."""
+    numbers: Int[Tensor, "pair number"] | None = None
+    """Tokens of numbers in their order, for a metric that compares them; the same for all pairs."""
 
     def __post_init__(self) -> None:
         assert self.clean.shape == self.corrupt.shape, f"clean {self.clean.shape} and corrupt {self.corrupt.shape} differ in shape"

@@ -11,7 +11,7 @@ so that both say by how much a year after the given one is likelier than one bef
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -30,14 +30,6 @@ MIN_NOUNS, MIN_YEARS = 5, 20
 YearCorruption = Literal["year01"]
 
 
-@dataclass(frozen=True, eq=False)
-class NumberPairs(Pairs):
-    """Pairs whose metric compares numbers: the span `YY`, or `Y1` and `Y2`, with what comes next."""
-
-    numbers: Int[Tensor, "pair number"]
-    """Tokens of the numbers 00 to 99, or of the digits 0 to 9, in order; the same for all pairs."""
-
-
 @dataclass(frozen=True)
 class GreaterThan:
     """Which year can come next: one after the year that was mentioned."""
@@ -47,16 +39,15 @@ class GreaterThan:
     corruption: YearCorruption = "year01"
     """What the corrupt prompt changes. year01: the last two digits of the year become 01, after which every year may follow."""
 
-    def pairs(self, tokenizer: PreTrainedTokenizerBase, n: int, seed: int, bos: int | None) -> NumberPairs:
-        """Draw n different pairs, over centuries and years alike."""
+    def pairs(self, tokenizer: PreTrainedTokenizerBase, n: int, seed: int, bos: int | None) -> Pairs:
+        """Draw n different pairs, over centuries and years alike, with the numbers 00 to 99 or the digits 0 to 9."""
         nouns = list(required(tokenizer, EVENTS, MIN_NOUNS, "nouns", self.NAME))
         numbers, draws = _form(tokenizer, nouns, random.Random(seed))
-        pairs = assembled(distinct(draws, n, self.NAME), bos)
-        return NumberPairs(**{f.name: getattr(pairs, f.name) for f in fields(Pairs)}, numbers=torch.tensor([numbers] * n))
+        return replace(assembled(distinct(draws, n, self.NAME), bos), numbers=torch.tensor([numbers] * n))
 
     def metric(self, logits: Float[Tensor, "*runs pair read vocab"], pairs: Pairs) -> Float[Tensor, "*runs pair"]:
         """Probability of the years after the one mentioned minus that of the others; float32 at least."""
-        assert isinstance(pairs, NumberPairs), "greater_than compares pairs that it drew itself"
+        assert pairs.numbers is not None, "greater_than compares pairs that it drew itself"
         p = (logits if logits.dtype == torch.float64 else logits.float()).softmax(-1)
         pair = torch.arange(len(pairs), device=logits.device)
         # [*runs, pair, number] after each position that is read
@@ -67,14 +58,16 @@ class GreaterThan:
         return (before[0] * _sides(pairs, "Y1", equal=0)).sum(-1) + same * (last * _sides(pairs, "Y2", equal=-1)).sum(-1)
 
 
-def _value(pairs: NumberPairs, span: str) -> Int[Tensor, " pair"]:
+def _value(pairs: Pairs, span: str) -> Int[Tensor, " pair"]:
     """The number that the clean prompt has at a span."""
+    assert pairs.numbers is not None
     token = pairs.clean.gather(1, pairs.spans[span][:, None])
     return (pairs.numbers == token).int().argmax(1)
 
 
-def _sides(pairs: NumberPairs, span: str, equal: int) -> Int[Tensor, "pair number"]:
+def _sides(pairs: Pairs, span: str, equal: int) -> Int[Tensor, "pair number"]:
     """1 for the numbers above that of the span, -1 for those below, `equal` for itself."""
+    assert pairs.numbers is not None
     above = torch.arange(pairs.numbers.shape[1], device=pairs.numbers.device) - _value(pairs, span)[:, None]
     return torch.where(above == 0, equal, above.sign())
 

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from interp.tasks import prompts
 from interp.tasks.base import Pairs, logit_difference
+from interp.tasks.prompts import Prompt, assembled, encode, required
 
 # {A} and {B} are the names of the first clause in either order, {S} is the second mention. No sentence begins with a name, because
 # a name has its usual token only after a blank.
@@ -87,13 +87,13 @@ class Ioi:
 
     def names(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         """The names that are one token after a blank, with that token; raises InputError when fewer than ten are left."""
-        return prompts.required(tokenizer, NAMES, MIN_NAMES, "names", self.NAME)
+        return required(tokenizer, NAMES, MIN_NAMES, "names", self.NAME)
 
     def pairs(self, tokenizer: PreTrainedTokenizerBase, n: int, seed: int, bos: int | None) -> Pairs:
         """Draw n different pairs over templates and orders in turn, so that any 16 in a row hold each once."""
         names = self.names(tokenizer)
         drawn = _distinct(random.Random(seed), n, self, list(names))
-        return prompts.assembled([_tokens(tokenizer, names, prompt) for prompt in drawn], bos)
+        return assembled([_tokens(tokenizer, names, prompt) for prompt in drawn], bos)
 
     def metric(self, logits: Float[Tensor, "*runs pair read vocab"], pairs: Pairs) -> Float[Tensor, "*runs pair"]:
         """Logit difference of IO and S."""
@@ -138,11 +138,11 @@ def _prompt(draw: random.Random, index: int, task: Ioi, names: Sequence[str]) ->
     )
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, int], prompt: _Prompt) -> prompts.Prompt:
-    clean, corrupt = (prompts.encode(tokenizer, prompt.text(*three)) for three in (prompt.clean, prompt.corrupt))
+def _tokens(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, int], prompt: _Prompt) -> Prompt:
+    clean, corrupt = (encode(tokenizer, prompt.text(*three)) for three in (prompt.clean, prompt.corrupt))
     io, s = names[prompt.clean[0]], names[prompt.clean[1]]
     spans = _spans(clean, io, s)
-    return prompts.Prompt(clean, corrupt, io, (s,), spans, layout=(prompt.template, prompt.subject_first, *spans.values()))
+    return Prompt(clean, corrupt, io, (s,), spans, layout=(prompt.template, prompt.subject_first, *spans.values()))
 
 
 def _spans(clean: Sequence[int], io: int, s: int) -> dict[str, int]:

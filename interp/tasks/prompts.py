@@ -32,20 +32,21 @@ class Prompt:
 
 
 def assembled(prompts: Sequence[Prompt], bos: int | None) -> Pairs:
-    """Prompts in one tensor, `bos` in front when there is one, the last token repeated behind the shorter ones.
+    """Prompts in one tensor, `bos` in front when there is one, the last clean token repeated behind the shorter ones.
 
     Spans that not every prompt has are left out.
     """
     front = () if bos is None else (bos,)
-    clean, corrupt = ([(*front, *getattr(prompt, side)) for prompt in prompts] for side in ("clean", "corrupt"))
+    clean = [(*front, *prompt.clean) for prompt in prompts]
+    corrupt = [(*front, *prompt.corrupt) for prompt in prompts]
     ends = torch.tensor([len(ids) - 1 for ids in clean])
     n_read = prompts[0].n_read
     named = [name for name in prompts[0].spans if all(name in prompt.spans for prompt in prompts)]
     number = {layout: i for i, layout in enumerate(dict.fromkeys(prompt.layout for prompt in prompts))}
     others = max(len(prompt.wrong) for prompt in prompts)
     return Pairs(
-        clean=padded(clean),
-        corrupt=padded(corrupt),
+        clean=_padded(clean, clean),
+        corrupt=_padded(corrupt, clean),
         answer=torch.tensor([prompt.answer for prompt in prompts]),
         wrong=torch.tensor([[*p.wrong, *[p.wrong[-1]] * (others - len(p.wrong))] for p in prompts]),
         read=ends[:, None] + torch.arange(1 - n_read, 1),
@@ -54,10 +55,10 @@ def assembled(prompts: Sequence[Prompt], bos: int | None) -> Pairs:
     )
 
 
-def padded(prompts: Sequence[Sequence[int]]) -> Int[Tensor, "pair pos"]:
-    """Prompts in one tensor, their last token repeated behind them."""
+def _padded(prompts: Sequence[Sequence[int]], clean: Sequence[Sequence[int]]) -> Int[Tensor, "pair pos"]:
+    """Prompts in one tensor, the last token of the clean ones repeated behind them."""
     width = max(map(len, prompts))
-    return torch.tensor([[*ids, *[ids[-1]] * (width - len(ids))] for ids in prompts])
+    return torch.tensor([[*ids, *[own[-1]] * (width - len(ids))] for ids, own in zip(prompts, clean, strict=True)])
 
 
 def distinct(draws: Iterator[Prompt], n: int, task: str) -> list[Prompt]:

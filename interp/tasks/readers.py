@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from saes.errors import InputError
 
@@ -157,5 +157,5 @@ def _relation(path: Path, data: dict[str, Any]) -> RelationRows:
     return RelationRows(tuple(templates), tuple((sample["subject"], sample["object"]) for sample in samples))
 
 
-def _texts(values: Any) -> bool:
+def _texts(values: Any) -> TypeGuard[Sequence[str]]:
     return isinstance(values, Sequence) and not isinstance(values, str) and all(isinstance(value, str) for value in values)
