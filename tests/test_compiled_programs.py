@@ -107,7 +107,8 @@ def test_the_residual_stream_is_that_of_third_party_weights(theirs: str):
         row = logits(compiled.weights, compiled.encode([example["input"]]))[0, 1:].numpy()
         labels = [page["residual_labels"][i].split(":")[-1] for i in out]
         columns = [compiled.words.index("number" if ours.output.numerical else label) for label in labels]
-        assert np.abs(stream - row[:, columns]).max() < 1e-5
+        # their attention leaks up to exp(-50 / sqrt(32)) = 1.5e-4 to BOS, ours does not
+        assert np.abs(stream - row[:, columns]).max() < 1e-3
 
 
 def tracr_forward(weights: dict[str, np.ndarray], page: dict, ids: list[int]) -> np.ndarray:
