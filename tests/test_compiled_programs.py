@@ -27,7 +27,14 @@ def error(compiled: Compiled, length: int) -> float:
 @pytest.mark.parametrize("source", PROGRAMS, ids=lambda p: p.name)
 def test_weights_compute_the_program_on_every_input(source: Program):
     compiled = compile(source)
-    assert max(error(compiled, length) for length in range(1, source.max_len + 1)) < 1e-12
+    lengths = [n for n in range(1, source.max_len + 1) if len(source.vocabulary) ** n <= 300]
+    assert max(error(compiled, length) for length in lengths) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sort_unique", "sort_freq", "xproportion"])
+def test_weights_compute_the_program_on_every_input_of_full_length(name: str):
+    assert error(compile(program(name)), program(name).max_len) < 1e-12
 
 
 def test_programs_compute_what_python_computes():
@@ -47,8 +54,9 @@ def test_programs_compute_what_python_computes():
     assert value("parity", "1101") == ["odd", "even", "even", "odd"]
     assert value("mirror", "121") == ["same", "same", "same"]
     assert value("majority", "wxw") == ["no", "yes", "no"]
+    assert value("sort_unique", "121") == [1, None, 2]
     with pytest.raises(Undefined):
-        value("sort_unique", "121")
+        value("induction", "abaca")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +115,8 @@ def test_the_residual_stream_is_that_of_third_party_weights(theirs: str):
         row = logits(compiled.weights, compiled.encode([example["input"]]))[0, 1:].numpy()
         labels = [page["residual_labels"][i].split(":")[-1] for i in out]
         columns = [compiled.words.index("number" if ours.output.numerical else label) for label in labels]
-        assert np.abs(stream - row[:, columns]).max() < 1e-5
+        # their attention leaks up to exp(-50 / sqrt(32)) = 1.5e-4 to BOS, ours does not
+        assert np.abs(stream - row[:, columns]).max() < 1e-3
 
 
 def tracr_forward(weights: dict[str, np.ndarray], page: dict, ids: list[int]) -> np.ndarray:
