@@ -173,9 +173,10 @@ def test_without_an_address_the_newest_run_and_a_live_latent_are_shown(visit, fa
 @pytest.mark.parametrize(
     ("page", "names"),
     [
-        ("home", ("L0", "FVU", "CE recovered", "most induction")),
-        ("explorer", ("density", "share", "kurtosis", "nearest", "raises")),
-        ("feature", ("density", "p50, p90, p99", "token entropy", "encoder · decoder")),
+        ("home", ("L0", "FVU", "CE recovered (zero)", "most induction", "site", "IOI")),
+        ("runs", ("FVU", "Dense latents", "CE recovered (mean)", "KL")),
+        ("explorer", ("density", "top token", "share", "kurtosis", "nearest", "raises")),
+        ("feature", ("density", "max, mean", "p50, p90, p99", "token entropy", "encoder · decoder", "decoder norm", "skew", "at")),
         ("heads", ("Induction", "Attention sink", "Copying")),
         ("head", ("Induction", "Attention sink", "Copying")),
         ("circuit", ("logit difference", "accuracy")),
