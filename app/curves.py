@@ -27,7 +27,8 @@ def check() -> None:
 @widgets.guarded
 def draw(drawn: Sequence[Training], by: tuple[str, str, str]) -> None:
     """The panel; `by` are the fields of colour, dash and columns."""
-    definition = f"{len(drawn)} trainings. The colour of a value is the same in all panels; click it to hide its curves."
+    several = f"{len(drawn)} trainings. The colour of a value is the same in all panels; click it to hide its curves."
+    definition = several if len(drawn) > 1 else "Figures of the training batches, as they were logged."
     with widgets.panel("Training curves", definition, drawn[0].run if len(drawn) == 1 else None, "metrics.parquet"):
         data = {t.id: session.read(metrics_of, t.run) for t in drawn}
         names = sorted({name for found in data.values() for name in found}, key=_place)

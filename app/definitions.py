@@ -7,7 +7,11 @@ METRICS: dict[str, tuple[str, str]] = {
         "Fraction of variance unexplained: squared error of the reconstruction over the variance of the activations. 0 is perfect.",
     ),
     "l0": ("L0", "Mean number of active latents per token."),
-    "dead_share": ("Dead latents", "Share of latents that did not fire within the dead window."),
+    "dead_share": (
+        "Dead latents",
+        "Share of latents that never fired: in an evaluation, on its held-out tokens; in a training, within its dead window. "
+        "Fewer tokens leave more latents silent.",
+    ),
     "dense_share": ("Dense latents", "Share of latents that are active on more than a tenth of the tokens."),
     "aux_loss": ("Auxiliary loss", "What the term that revives dead latents is still off by (AuxK, Gao et al. 2024), before its weight."),
     "penalty_loss": ("Penalty", "The price of active latents (L1, or L_p): what sparsity costs in the loss, its coefficient included."),
@@ -29,7 +33,8 @@ METRICS: dict[str, tuple[str, str]] = {
     ),
     "ce_recovered_mean": (
         "CE recovered (mean)",
-        "(CE mean − CE reconstructed) / (CE mean − CE clean): the same with the site set to its mean, which is harder to beat than zero.",
+        "(CE mean − CE reconstructed) / (CE mean − CE clean), of the cross-entropies with the site set to its mean, reconstructed, "
+        "untouched. 1 is as good as the model itself; the mean is harder to beat than zero.",
     ),
     "kl": ("KL", "Mean divergence of the spliced model's predictions from the model's own, in nats per token."),
 }
@@ -63,10 +68,10 @@ FIGURES: dict[str, tuple[str, str]] = {
     "ranking": ("ranking", "Order in which nodes enter a circuit. helping: ablating it hurts most first; absolute: largest effect first."),
     "logit_diff_clean": ("logit difference", "Logit of the right name minus that of the wrong one, mean over the clean prompts."),
     "logit_diff_corrupt": ("when corrupt", "The same difference, for the same answers, after the corrupt prompts."),
-    "accuracy": ("accuracy", "Share of the clean prompts on which the right name has the higher logit."),
+    "accuracy": ("accuracy", "Share of the clean prompts, 0 to 1, on which the right name has the higher logit."),
     "pearson_heads": ("r of heads", "Correlation (Pearson) of attribution, the fast estimate, with exact ablation."),
-    "pearson_mlps": ("r of MLPs", ""),
-    "spearman_heads": ("rank r of heads", ""),
+    "pearson_mlps": ("r of MLPs", "The same over the MLPs."),
+    "spearman_heads": ("rank r of heads", "Correlation of the ranks (Spearman), which one large effect alone cannot make high."),
     "top20_resample": (
         "20 best heads",
         "Faithfulness of the 20 heads that help most, every MLP running and the other heads resampled: each holds what it computes on the "
@@ -76,21 +81,47 @@ FIGURES: dict[str, tuple[str, str]] = {
     "random20_resample": ("20 random heads", "The same for 20 heads drawn at random, resampled."),
 }
 
+TASKS: dict[str, str] = {
+    "ioi": "Indirect object identification: of two names, the one that was said once comes next (Wang et al. 2022).",
+}
+SITE = (
+    "site",
+    "Where in the model a dictionary reads and writes, layer.stream: 10.resid_post is the residual stream after layer 10, counted from 0.",
+)
+
 # Statistics of a latent, as the Explorer and the Feature page name them.
 LATENT = (
     ("density", "share of tokens on which it is active"),
-    ("p50, p90, p99", "percentiles of its activation where it is active"),
-    ("top token, share", "the token it is most often active on, and how much of its activity that is"),
+    ("max, mean", "of its activation where it is active"),
+    ("p50, p90, p99", "percentiles of the same: p50 is the median"),
+    (
+        "top token, its share",
+        "the token it is most often active on, and the share of its active tokens that are this one; a dot before it is a blank",
+    ),
     ("token entropy", "how many tokens share its activity, in nats: 0 is one token"),
     ("encoder · decoder", "cosine of the direction it reads with the one it writes"),
+    ("decoder norm", "length of the direction that it writes: times the activation, how far it moves what the model holds at the site"),
+)
+# Of the effects of a latent on all logits.
+SHAPE = (
+    ("logit weights", "are true up to the division of the final norm, which differs from token to token"),
+    ("skew", "above 0 where the long tail is of raised tokens"),
+    ("kurtosis", "3 for a normal distribution, high where few tokens stand out"),
 )
 LISTED = (
     ("density", "share of tokens on which it is active (bar: logarithmic)"),
     ("max", "strongest activation"),
-    ("share", "how much of its activity is on its top token"),
+    ("top token", "the token it is most often active on; a dot before it is a blank"),
+    ("share", "of its active tokens, how many are its top token"),
     ("kurtosis", "of its effects on the logits of all tokens: high where it promotes a few only, 3 where it promotes none in particular"),
     ("nearest", "the latent with the most similar decoder direction, and their cosine"),
     ("raises", "tokens that its direction promotes directly; meaningful in late layers, mostly noise in early ones"),
+)
+
+EXAMPLE = (
+    ("at", "sequence:position of the sampled token in the stored text, and its sample"),
+    ("fold", "one line for windows with the same text, ×2 when there are two"),
+    ("↵", "line end"),
 )
 
 BUCKETS = {0: "top", 1: "band 1", 2: "band 2", 3: "band 3", 4: "band 4", 5: "band 5", 6: "random active", 7: "silent"}

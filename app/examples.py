@@ -29,15 +29,15 @@ def draw(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: int
     with widgets.panel("Examples", definition, run, "examples.parquet"):
         if widgets.lacks(run, "examples.parquet", "examples"):
             return
-        left, middle, right = st.columns((4, 3, 2), vertical_alignment="bottom")
-        group = (
-            left.segmented_control("sample", list(definitions.GROUPS), default="top", key="group", bind="query-params", required=True)
-            or "top"
-        )
-        width = (
-            middle.segmented_control("context", list(WIDTHS), default="medium", key="width", bind="query-params", required=True) or "medium"
-        )
-        folded = right.toggle("fold equal windows", value=True, key="fold", bind="query-params")
+        with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+            group = (
+                st.segmented_control("sample", list(definitions.GROUPS), default="top", key="group", bind="query-params", required=True)
+                or "top"
+            )
+            width = (
+                st.segmented_control("context", list(WIDTHS), default="medium", key="width", bind="query-params", required=True) or "medium"
+            )
+            folded = st.toggle("fold equal windows", value=True, key="fold", bind="query-params")
         buckets, sentence = definitions.GROUPS[group]
         st.html(element("p", sentence, class_="quiet"))
         rows = session.example_rows(run, latent)
@@ -48,6 +48,7 @@ def draw(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: int
         scale = float(data["max_act"][latent])
         lines = [_line(run, vocab, rows, i, scale, WIDTHS[width], copies) for i, copies in picked[:MOST_ROWS]]
         st.html(table(("value", "at", "text"), lines, numeric=[0], class_="grid examples"))
+        widgets.legend(definitions.EXAMPLE)
 
 
 def ordered(rows: readers.Columns, buckets: tuple[int, ...], folded: bool) -> list[tuple[int, int]]:

@@ -26,7 +26,7 @@ def reading(run: Run, name: str) -> Iterator[Path]:
         yield run.file(name)
     except InputError:
         raise
-    except (pa.ArrowException, SafetensorError, OSError, KeyError, ValueError, IndexError) as error:
+    except (pa.ArrowException, SafetensorError, OSError, KeyError, ValueError, IndexError, TypeError) as error:
         raise InputError(
             f"{run.id}/{name} cannot be read ({type(error).__name__}): it is damaged or of another version; "
             f"delete the folder {run.path} and run the command again: {run.command}"

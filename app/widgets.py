@@ -154,9 +154,13 @@ def title(run: Run) -> str:
         train = run.parent("dictionary")
         return f"{session.glance(readers.config, session.tokens_run(run)).get('model', '?')} · {dictionary(train).name}"
     config = session.glance(readers.config, run)
-    task = config.get("task")
-    name = task.get("kind", "") if isinstance(task, dict) else str(task or "")
-    return " · ".join(part for part in (str(config.get("model", "?")), name.upper()) if part)
+    return " · ".join(part for part in (str(config.get("model", "?")), task(run).upper()) if part)
+
+
+def task(run: Run) -> str:
+    """Name of the task of a circuit run; nothing for other runs."""
+    given = session.glance(readers.config, run).get("task")
+    return str(given.get("kind", "")) if isinstance(given, dict) else str(given or "")
 
 
 def lineage(run: Run) -> list[tuple[Run | None, str, bool]]:

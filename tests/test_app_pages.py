@@ -8,13 +8,14 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 from synthetic_runs import WIDTH, Family, write_family
 
 import app
 from app.__main__ import command
-from interp.runs import Run
+from interp.runs import Run, sha256
 from interp.viz.colours import DARK, LIGHT
 
 MAIN = Path(app.__file__).parent / "main.py"
@@ -173,9 +174,10 @@ def test_without_an_address_the_newest_run_and_a_live_latent_are_shown(visit, fa
 @pytest.mark.parametrize(
     ("page", "names"),
     [
-        ("home", ("L0", "FVU", "CE recovered", "most induction")),
-        ("explorer", ("density", "share", "kurtosis", "nearest", "raises")),
-        ("feature", ("density", "p50, p90, p99", "token entropy", "encoder · decoder")),
+        ("home", ("L0", "FVU", "CE recovered (zero)", "most induction", "site", "IOI")),
+        ("runs", ("FVU", "Dense latents", "CE recovered (mean)", "KL")),
+        ("explorer", ("density", "top token", "share", "kurtosis", "nearest", "raises")),
+        ("feature", ("density", "max, mean", "p50, p90, p99", "token entropy", "encoder · decoder", "decoder norm", "skew", "at")),
         ("heads", ("Induction", "Attention sink", "Copying")),
         ("head", ("Induction", "Attention sink", "Copying")),
         ("circuit", ("logit difference", "accuracy")),
@@ -260,6 +262,18 @@ def test_a_truncated_table_of_latents_is_a_sentence(visit, copy):
     (copy.describe.path / "latents.arrow").write_bytes(b"cut")
     for page in ("explorer", "feature"):
         assert "the file is damaged" in text(visit(page, copy.root))
+
+
+def test_prompts_of_another_version_are_a_sentence_and_leave_the_rest(visit, copy):
+    path = copy.circuit.path / "prompts.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index("wrong"), "wrong", table["answer"]), path)
+    entry = {"size": path.stat().st_size, "sha256": sha256(path)}
+    manifest = json.loads((copy.circuit.path / "manifest.json").read_text())
+    (copy.circuit.path / "manifest.json").write_text(json.dumps({**manifest, "files": {**manifest["files"], path.name: entry}}))
+    drawn = text(visit("circuit", copy.root))
+    assert "prompts.parquet cannot be read (TypeError)" in drawn
+    assert "nodes by exact" in drawn
 
 
 def test_another_schema_names_the_command(visit, copy):

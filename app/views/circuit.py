@@ -1,6 +1,7 @@
 """Circuit: which nodes a task needs, how well the estimate agrees with ablation, and how faithful a circuit of each size is."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -42,7 +43,13 @@ def page() -> None:
 def _body(run: Run, nodes: readers.Columns) -> None:
     left, middle, right = st.columns((1, 1, 3), vertical_alignment="bottom")
     by = left.selectbox("rank nodes by", METHODS, key="by", bind="query-params", help=HELP)
-    scope = middle.selectbox("nodes that may be ablated", list(SCOPES), key="scope", bind="query-params", help=str(SCOPES))
+    scope = middle.selectbox(
+        "nodes that may be ablated",
+        list(SCOPES),
+        key="scope",
+        bind="query-params",
+        help="\n".join(f"- {name}: {text}" for name, text in SCOPES.items()),
+    )
     order = entering(nodes, by, readers.config(run).get("ranking", "helping"), scope)
     session.default("n", min(20, len(order)))
     st.session_state["n"] = min(int(st.session_state.get("n", st.query_params.get("n", 0))), len(order))
@@ -178,12 +185,16 @@ def _prompts(run: Run) -> None:
     with widgets.panel("Prompts", definition, run, "prompts.parquet"):
         rows = session.read(readers.parquet, run, "prompts.parquet")
         vocab = session.read(readers.vocabulary, run)
-        lines = []
-        for r in rows.slice(0, PAIRS).to_pylist():
-            pair = join(_prompt(vocab, r[side], r[other]) for side, other in (("clean", "corrupt"), ("corrupt", "clean")))
-            lines.append((r["pair"], pair, chip(vocab.text(r["answer"])), join(chip(vocab.text(t)) for t in r["wrong"])))
+        with readers.reading(run, "prompts.parquet"):
+            lines = [_line(vocab, r) for r in rows.slice(0, PAIRS).to_pylist()]
         st.html(table(("pair", "clean, then corrupt", "answer", "wrong"), lines))
         st.html(element("p", f"{min(PAIRS, len(rows))} of {len(rows)} pairs.", class_="quiet"))
+
+
+def _line(vocab: readers.Vocabulary, r: Mapping[str, Any]) -> tuple[object, ...]:
+    """A pair of prompts with its answers."""
+    pair = join(_prompt(vocab, r[side], r[other]) for side, other in (("clean", "corrupt"), ("corrupt", "clean")))
+    return (r["pair"], pair, chip(vocab.text(r["answer"])), join(chip(vocab.text(t)) for t in r["wrong"]))
 
 
 def _prompt(vocab: readers.Vocabulary, mine: list[int], other: list[int]) -> Html:

@@ -173,7 +173,7 @@ def _constant(active: int, value: float, words: Dictionary) -> Html:
 def _logits(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: int, words: Dictionary) -> None:
     last, several = words.writes[-1], len(words.writes) > 1
     where = f" It writes to {len(words.writes)} sites; this is its effect at {last}." if several else ""
-    definition = f"Decoder direction through the unembedding: what the {words.noun} raises and lowers directly.{where}"
+    definition = f"Decoder direction through the unembedding: what an activation of 1 adds to each logit directly.{where}"
     with widgets.panel("Logit weights", definition, run, "logits.safetensors"):
         if not run.has("logits.safetensors") and np.isnan(data["logit_kurtosis"].astype(float)).all():
             why = f"{last} does not write to the residual stream, so nothing here has a direct effect on the logits."
@@ -201,6 +201,7 @@ def _logits(run: Run, data: readers.Columns, vocab: readers.Vocabulary, latent: 
             st.plotly_chart(figure, key="logits", alt=histograms.spoken(counts, low, high, "Logit weights"))
         shape = [(name, number(float(data[f"logit_{name}"][latent]))) for name in ("skew", "kurtosis") if f"logit_{name}" in data]
         st.html(facts(shape))
+        widgets.legend(definitions.SHAPE)
 
 
 def _token(vocab: readers.Vocabulary, token: int) -> Html:

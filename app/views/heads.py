@@ -95,7 +95,8 @@ def _card(run: Run, scores: Scores, picked: str) -> None:
     layer, head = (int(part) for part in picked.split("."))
     with widgets.panel(
         f"Head {picked}",
-        "All metrics of this head; the bracket is the 95 % interval, the baseline is what a head without any mechanism would score.",
+        "All metrics of this head; the bracket is the 95 % interval, the baseline is what a head without any mechanism would score, "
+        "n is how many sequences (for copying, tokens) the value is the mean of.",
         run,
         "scores.parquet",
     ):
@@ -128,7 +129,7 @@ def interval(row: Row) -> str:
 
 
 def _ranking(run: Run, metric: str, mine: dict[tuple[int, int], Row], ranked: list[tuple[int, int]]) -> None:
-    with widgets.panel(f"Highest {definitions.title(metric).lower()}", "", run, "scores.parquet"):
+    with widgets.panel(f"Highest {definitions.title(metric).lower()}", "Above baseline: the whole interval is.", run, "scores.parquet"):
         rows = []
         for layer, head in ranked[:LISTED]:
             row = mine[layer, head]

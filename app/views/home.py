@@ -33,7 +33,12 @@ FIGURES = (
 )
 # Cards of dictionaries, and ways from one of them to features.
 CARDS, MOST_LINKS = 24, 6
-SHOWN = (("L0", "l0", number), ("FVU", "fvu", percent), ("CE recovered", "ce_recovered_zero", percent), ("dead", "dead_share", percent))
+SHOWN = (
+    ("L0", "l0", number),
+    ("FVU", "fvu", number),
+    ("CE recovered (zero)", "ce_recovered_zero", percent),
+    ("dead", "dead_share", percent),
+)
 PACKAGES = ("torch", "transformer-lens", "transformers", "streamlit", "plotly", "pyarrow", "safetensors")
 
 
@@ -87,7 +92,7 @@ def _dictionaries() -> None:
         for t in trained:
             groups.setdefault(families.family(t.fields, t.fields), []).append(t)
         st.html(element("div", *(_dictionary(in_order(members)) for members in list(groups.values())[:CARDS]), class_="cards"))
-        widgets.legend((label, definitions.meaning(name)) for label, name, _ in SHOWN)
+        widgets.legend([definitions.SITE, *((label, definitions.meaning(name)) for label, name, _ in SHOWN)])
         if len(groups) > CARDS:
             more = f"{len(groups) - CARDS} older families are not shown: "
             st.html(element("p", more, anchor("runs", "all are among the runs"), ".", class_="quiet"))
@@ -139,7 +144,9 @@ def _others(stage: str, title: str, sentence: str, page_name: str) -> None:
             return
         st.html(element("div", *(_card(run, page_name) for run in found[:8]), class_="cards"))
         shown = {name for run in found[:8] for name in _shown(run)}
-        widgets.legend((definitions.title(name), definitions.meaning(name)) for name in FIGURES if name in shown)
+        tasks = dict.fromkeys(widgets.task(run) for run in found[:8])
+        named = [(name.upper(), definitions.TASKS.get(name.lower(), "")) for name in tasks]
+        widgets.legend(named + [(definitions.title(name), definitions.meaning(name)) for name in FIGURES if name in shown])
 
 
 def _card(run: Run, page_name: str) -> Html:

@@ -44,6 +44,7 @@ def _table(drawn: Sequence[Training]) -> None:
         heads = ("run", *names, *map(definitions.title, shown), *limits, "features")
         first = 1 + len(names)
         st.html(table(heads, [_row(t, names, shown, limits) for t in drawn], numeric=range(first, first + len(shown) + len(limits))))
+        widgets.legend((definitions.title(name), definitions.meaning(name)) for name in shown)
         bare = [t for t in drawn if t.described is None]
         if bare:
             st.html(

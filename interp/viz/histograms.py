@@ -67,8 +67,8 @@ def density_histogram(densities: Float[np.ndarray, " latents"], theme: Palette, 
 
 
 def _powers_of_ten(powers: list[int], places: Sequence[int | float]) -> dict[str, object]:
-    """Ticks at the powers: 1e-3."""
-    return {"tickvals": list(places), "ticktext": [f"1e{p}" if p else "1" for p in powers]}
+    """Ticks at the powers, written as `charts.log_axis` writes them."""
+    return {"tickvals": list(places), "ticktext": [f"{10.0**p:g}" for p in powers]}
 
 
 def latent_scatter(
