@@ -2,13 +2,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_circuits_toy import Toy, literal_activations, literal_metric, tiny
+from test_circuits_toy import Toy, literal_activations, literal_metric, resampled, tiny
 
 from interp.circuits import ablation
-from interp.circuits.ablation import ablated_metric, clean_metric, corrupt_metric, first_layers, mean, passes, resample
+from interp.circuits.ablation import replacement
 from interp.circuits.faithfulness import Series, curves, faithfulness, mean_intervals, ratio_intervals, require_effect, resamples, sizes
-from interp.circuits.graph import graph
-from interp.circuits.methods import Exact, Random
+from interp.circuits.forward import clean_metric, corrupt_metric, first_layers, metrics, passes
+from interp.circuits.graph import Scores, graph
+from interp.circuits.methods import Exact, ExactEdges
+from interp.circuits.methods.random import shuffled
 from interp.models.bridge import Model
 from interp.sites import Site
 from interp.tasks import Pairs
@@ -35,24 +37,25 @@ def _literal_circuit(model: Model, pairs: Pairs, i: int, kept: set[str], heads_o
 @pytest.mark.parametrize("heads_only", [True, False])
 def test_the_masked_forward_equals_one_prompt_and_one_circuit_at_a_time(tiny: Model, heads_only: bool) -> None:
     pairs, whole = Toy().pairs(None, 3, 0, None), graph(tiny)
-    nodes = whole.heads() if heads_only else whole
-    kept = torch.rand(7, len(nodes.nodes), generator=torch.Generator().manual_seed(1)) < 0.5
+    kept = torch.rand(7, len(whole.nodes), generator=torch.Generator().manual_seed(1)) < 0.5
     kept[0], kept[1] = False, True
-    kept[2, : len(nodes.nodes) // 2] = True
-    fast = ablated_metric(tiny, Toy(), pairs, nodes, kept, resample(tiny, nodes, pairs))
+    kept[2, : len(whole.nodes) // 2] = True
+    kept = kept | (heads_only & ~whole.is_head())
+    masks = Scores.of(whole, "node", torch.zeros(1, len(whole.nodes))).mask(kept)
+    fast = metrics(tiny, Toy(), pairs, whole, masks, resampled(tiny, pairs, whole))
     for i in range(len(pairs)):
         values = literal_activations(tiny, pairs, i, pairs.corrupt)
         for row, circuit in zip(fast, kept, strict=True):
-            names = {str(node) for node, keep in zip(nodes.nodes, circuit.tolist(), strict=True) if keep}
+            names = {str(node) for node, keep in zip(whole.nodes, circuit.tolist(), strict=True) if keep}
             assert row[i].item() == pytest.approx(_literal_circuit(tiny, pairs, i, names, heads_only, values), abs=1e-6)
 
 
 def test_keeping_every_node_is_the_clean_run_and_keeping_none_the_corrupt_one(tiny: Model) -> None:
-    pairs, nodes = Toy().pairs(None, 6, 1, None), graph(tiny)
-    metric = ablated_metric(tiny, Toy(), pairs, nodes, nodes.kept([nodes.nodes, ()]), resample(tiny, nodes, pairs))
-    assert torch.allclose(metric[0], clean_metric(tiny, Toy(), pairs).float(), atol=1e-6)
+    pairs, whole = Toy().pairs(None, 6, 1, None), graph(tiny)
+    metric = metrics(tiny, Toy(), pairs, whole, whole.keeping([whole.nodes, ()]), resampled(tiny, pairs, whole))
+    assert torch.allclose(metric[0], clean_metric(tiny, Toy(), pairs), atol=1e-6)
     # Both prompts end in the same token, and every later addition to its residual stream is the corrupt run's.
-    assert torch.allclose(metric[1], corrupt_metric(tiny, Toy(), pairs).float(), atol=1e-6)
+    assert torch.allclose(metric[1], corrupt_metric(tiny, Toy(), pairs), atol=1e-6)
     assert not torch.allclose(metric[0], metric[1], atol=1e-3)
     assert tiny.hook_count() == 0
 
@@ -65,47 +68,53 @@ def test_padding_behind_the_end_changes_nothing(tiny: Model) -> None:
 
 
 def test_mean_ablation_is_the_literal_mean_over_the_group_at_each_position(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs, reference, nodes = Toy().pairs(None, 4, 3, None), Toy().pairs(None, 14, 4, None), graph(tiny)
+    pairs, reference, whole = Toy().pairs(None, 4, 3, None), Toy().pairs(None, 14, 4, None), graph(tiny)
     monkeypatch.setattr(ablation, "MEAN_ROWS", 4)
-    means = mean(tiny, nodes, pairs, reference)
+    means = replacement(tiny, whole, pairs, "mean", reference)
     runs = [literal_activations(tiny, reference, j, reference.corrupt) for j in range(len(reference))]
-    for site in nodes.streams():
+    for site in runs[0]:
+        found = (means.z if site.stream == "z" else means.mlp)[site.layer]
         for i in range(len(pairs)):
             members = [run[site][0] for run, group in zip(runs, reference.group, strict=True) if group == pairs.group[i]]
             literal = sum(members) / len(members)
-            assert torch.allclose(means[site][i, : len(literal)], literal, atol=1e-5)
+            assert torch.allclose(found[i, : len(literal)], literal, atol=1e-5)
 
 
 def test_a_group_without_reference_prompts_raises_a_sentence(tiny: Model) -> None:
     pairs = Toy().pairs(None, 6, 5, None)
     with pytest.raises(InputError, match="--reference 4"):
-        mean(tiny, graph(tiny), pairs, pairs.rows(slice(1)))
+        replacement(tiny, graph(tiny), pairs, "mean", pairs.rows(slice(1)))
 
 
 def test_passes_count_from_the_first_ablated_layer(tiny: Model) -> None:
-    nodes = graph(tiny)
-    kept = ~torch.eye(len(nodes.nodes), dtype=torch.bool)
-    assert first_layers(nodes, kept).tolist() == [node.site.layer for node in nodes.nodes]
+    whole = graph(tiny)
+    masks = whole.keeping([[other for other in whole.nodes if other != node] for node in whole.nodes])
     per_layer = tiny.n_heads + 1
-    assert passes(nodes, kept) == pytest.approx(per_layer * (3 + 2 + 1) / 3)
+    assert passes(whole, masks) == pytest.approx(per_layer * (3 + 2 + 1) / 3)
+    edges = whole.valid.repeat(2, 1, 1)
+    edges[0, 0, whole.destinations.index("1.2.q")] = edges[1, 0, -1] = False
+    assert first_layers(whole, edges).tolist() == [1, 3]
 
 
-def test_curves_go_from_zero_to_one_and_random_orders_stand_beside_them(tiny: Model) -> None:
-    train, test, nodes = Toy().pairs(None, 6, 6, None), Toy().pairs(None, 8, 12, None), graph(tiny)
-    series = [
-        Series("exact", Exact()(tiny, Toy(), train, nodes).ranking()),
-        Series("random", Random(1)(tiny, Toy(), train, nodes).ranking(), 1),
-    ]
+@pytest.mark.parametrize("unit", ["node", "edge"])
+def test_curves_go_from_zero_to_one_and_random_orders_stand_beside_them(tiny: Model, unit: str) -> None:
+    train, test, whole = Toy().pairs(None, 6, 6, None), Toy().pairs(None, 8, 12, None), graph(tiny)
+    exact = (Exact() if unit == "node" else ExactEdges())(tiny, Toy(), train, whole, resampled(tiny, train, whole))
+    series = [Series("method", exact), Series("random", shuffled(whole, unit, 1), seed=1)]
     test = Pairs(test.clean, test.corrupt, *_by_sign(tiny, test), test.read, test.group, test.spans)
-    points = curves(tiny, Toy(), test, nodes, series, "resample", resample(tiny, nodes, test))
-    assert [p.n_nodes for p in points if p.series == "exact"] == list(sizes(15))
-    assert {(p.series, p.seed) for p in points} == {("exact", 0), ("random", 1)}
-    for point in points:
-        assert point.nodes == "all"
-        assert point.share == pytest.approx(point.n_nodes / 15)
-        assert point.n_nodes in (0, 15) or not 0 == point.low == point.high
-        if point.n_nodes in (0, 15):
+    found = curves(tiny, Toy(), test, series, "resample", resampled(tiny, test, whole))
+    n = len(exact.mean)
+    assert [p.n for p in found.points if p.series == "method"] == list(sizes(n, unit))
+    assert {(p.series, p.seed) for p in found.points} == {("method", 0), ("random", 1)}
+    assert found.metric.shape == (len(found.points), len(test))
+    for point, metric in zip(found.points, found.metric, strict=True):
+        assert (point.nodes, point.unit, point.share) == ("all", unit, pytest.approx(point.n / n))
+        assert point.metric == pytest.approx(float(metric.mean()), abs=1e-6)
+        assert (point.complement is None) == (point.series == "random" and 0 < point.n < n)
+        assert point.low <= point.high
+        if point.n in (0, n):
             assert (point.faithfulness, point.low, point.high) == pytest.approx((point.share,) * 3, abs=1e-5)
+            assert point.complement == pytest.approx(float((found.full if point.n == 0 else found.empty).mean()), abs=1e-5)
 
 
 def _by_sign(model: Model, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,16 +1,24 @@
 import pytest
 import torch
-from test_circuits_toy import Toy, literal_activations, literal_metric, tiny
+from test_circuits_toy import Toy, literal_activations, literal_metric, resampled, tiny
 
-from interp.circuits import ablation
-from interp.circuits.graph import Graph, graph
-from interp.circuits.methods import Attribution, Exact, Method, Random, Scorer
+from interp.circuits import forward
+from interp.circuits.graph import Scores, graph
+from interp.circuits.methods import METHODS, Acdc, Attribution, EdgePruning, Exact, Method, PathPatching, Random, Scorer, SubnetworkProbing
 from interp.models.bridge import Model
 from interp.sites import Node, Site
 from interp.tasks import Pairs
 
 __all__ = ["tiny"]
-METHODS: list[Method] = [Attribution(), Exact(), Random(3)]
+SHORT: dict[str, Method] = {
+    "acdc": Acdc((0.01, 0.1)),
+    "subnetwork-probing": SubnetworkProbing(steps=3, batch=2),
+    "edge-pruning": EdgePruning(steps=3, batch=2),
+}
+
+
+def scored(method: Method, model: Model, pairs: Pairs) -> Scores:
+    return method(model, Toy(), pairs, graph(model), resampled(model, pairs, graph(model)))
 
 
 def _towards(site: Site, head: int | None, target: torch.Tensor, step: float):
@@ -32,12 +40,12 @@ def _literal(model: Model, node: Node, i: int, pairs: Pairs, corrupt: dict[Site,
 
 def test_attribution_equals_the_literal_double_loop_of_finite_differences(tiny: Model) -> None:
     pairs = Toy().pairs(None, 2, 0, None)
-    scores = Attribution()(tiny, Toy(), pairs, graph(tiny))
+    scores = scored(Attribution(), tiny, pairs)
     # transformers computes norms in float32 in any case, so steps are large and the stencil is of fourth order.
     step = 0.02
     for i in range(len(pairs)):
         corrupt = literal_activations(tiny, pairs, i, pairs.corrupt)
-        for j, node in enumerate(scores.nodes):
+        for j, node in enumerate(scores.graph.nodes):
             far, near = (_literal(tiny, node, i, pairs, corrupt, s) - _literal(tiny, node, i, pairs, corrupt, -s) for s in (2 * step, step))
             slope = (8 * near - far) / (12 * step)
             assert scores.per_example[i, j].item() == pytest.approx(slope, abs=3e-4, rel=3e-4), f"{node} on pair {i}"
@@ -46,40 +54,21 @@ def test_attribution_equals_the_literal_double_loop_of_finite_differences(tiny: 
 
 def test_exact_equals_one_patched_full_forward_of_one_prompt_at_a_time(tiny: Model) -> None:
     pairs = Toy().pairs(None, 3, 1, None)
-    scores = Exact()(tiny, Toy(), pairs, graph(tiny))
+    scores = scored(Exact(), tiny, pairs)
     for i in range(len(pairs)):
         clean = literal_metric(tiny, pairs, i, pairs.clean)
         corrupt = literal_activations(tiny, pairs, i, pairs.corrupt)
-        for j, node in enumerate(scores.nodes):
+        for j, node in enumerate(scores.graph.nodes):
             change = _literal(tiny, node, i, pairs, corrupt, 1.0) - clean
             assert scores.per_example[i, j].item() == pytest.approx(change, abs=1e-6), f"{node} on pair {i}"
     assert scores.per_example.abs().max() > 0.01
 
 
-def test_a_node_scores_the_same_in_a_graph_of_some_nodes_only(tiny: Model) -> None:
-    pairs, nodes = Toy().pairs(None, 3, 1, None), graph(tiny)
-    some = Graph(tiny.n_layers, nodes.nodes[1::3])
-    assert {node.site.head for node in some.nodes} > {None, 1}
-    whole = Exact()(tiny, Toy(), pairs, nodes).among(some)
-    assert torch.allclose(Exact()(tiny, Toy(), pairs, some).per_example, whole.per_example, atol=1e-9)
-
-
 def test_the_size_of_a_batch_does_not_change_exact_scores(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = Toy().pairs(None, 4, 2, None)
-    whole = Exact()(tiny, Toy(), pairs, graph(tiny)).per_example
-    monkeypatch.setattr(ablation, "ROWS", 1)
-    assert torch.allclose(Exact()(tiny, Toy(), pairs, graph(tiny)).per_example, whole, atol=1e-6)
-
-
-def test_attribution_of_the_heads_of_a_layer_sums_to_that_of_its_attention_output(tiny: Model) -> None:
-    pairs = Toy().pairs(None, 5, 3, None)
-    scores = Attribution()(tiny, Toy(), pairs, graph(tiny))
-    outputs = Attribution()(
-        tiny, Toy(), pairs, Graph(tiny.n_layers, tuple(Node(Site(layer, "attn_out")) for layer in range(tiny.n_layers)))
-    )
-    for layer in range(tiny.n_layers):
-        heads = scores.per_example[:, graph(tiny).columns(Site(layer, "z"))].sum(1)
-        assert torch.allclose(heads, outputs.per_example[:, layer], atol=1e-5)
+    whole = scored(Exact(), tiny, pairs).per_example
+    monkeypatch.setattr(forward, "ROWS", 1)
+    assert torch.allclose(scored(Exact(), tiny, pairs).per_example, whole, atol=1e-6)
 
 
 def test_clean_and_corrupt_activations_agree_up_to_their_first_different_token(tiny: Model) -> None:
@@ -93,20 +82,48 @@ def test_clean_and_corrupt_activations_agree_up_to_their_first_different_token(t
         assert not torch.allclose(activation[:, first:], corrupt[site][:, first:])
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.NAME)
-def test_every_method_scores_every_node_and_leaves_no_hook(method: Method, tiny: Model) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_scores_every_unit_and_leaves_nothing_behind(name: str, tiny: Model) -> None:
+    method = SHORT.get(name) or METHODS[name]()
     assert isinstance(method, Scorer)
-    pairs = Toy().pairs(None, 4, 5, None)
-    before = tiny(pairs.clean)
-    scores = method(tiny, Toy(), pairs, graph(tiny))
-    assert scores.nodes == graph(tiny).nodes
-    assert scores.per_example.shape == (4, len(scores.nodes))
+    pairs, whole = Toy().pairs(None, 3, 5, None), graph(tiny)
+    logits, weights = tiny(pairs.clean), [p.clone() for p in tiny.bridge.original_model.parameters()]
+    scores = scored(method, tiny, pairs)
+    n = len(whole.nodes) if method.UNIT == "node" else whole.n_edges
+    assert scores.unit == method.UNIT
+    assert {len(x) for x in (scores.mean, scores.deviation, scores.agreement)} == {n}
+    assert bool(scores.mean.isfinite().all())
+    assert bool(scores.mean.any())
     assert tiny.hook_count() == 0
-    assert torch.equal(tiny(pairs.clean), before)
+    assert torch.equal(tiny(pairs.clean), logits)
+    assert all(torch.equal(a, b) for a, b in zip(weights, tiny.bridge.original_model.parameters(), strict=True))
 
 
-def test_random_orders_depend_on_the_seed_alone_and_differ_between_seeds(tiny: Model) -> None:
-    nodes = graph(tiny)
-    rankings = [Random(seed)(tiny, Toy(), Toy().pairs(None, n, n, None), nodes).ranking() for seed, n in ((0, 2), (0, 5), (1, 2))]
-    assert rankings[0] == rankings[1] != rankings[2]
-    assert set(rankings[0]) == set(nodes.nodes)
+def test_random_orders_depend_on_their_number_alone(tiny: Model) -> None:
+    orders = [scored(Random(order=number), tiny, Toy().pairs(None, n, n, None)).order() for number, n in ((0, 2), (0, 5), (1, 2))]
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+    assert sorted(orders[0].tolist()) == list(range(len(graph(tiny).nodes)))
+
+
+def test_path_patching_to_the_logits_with_mlps_held_is_the_edge_into_the_logits(tiny: Model) -> None:
+    pairs, whole = Toy().pairs(None, 2, 3, None), graph(tiny)
+    found = scored(PathPatching(hold_mlps=True), tiny, pairs)
+    direct = whole.valid.repeat(len(whole.nodes), 1, 1)
+    direct[torch.arange(len(whole.nodes)), torch.arange(len(whole.nodes)) + 1, -1] = False
+    metric = forward.metrics(tiny, Toy(), pairs, whole, direct, resampled(tiny, pairs, whole))
+    expected = (metric - forward.clean_metric(tiny, Toy(), pairs)).mean(1)
+    assert torch.allclose(found.mean.double(), expected, atol=1e-5)
+
+
+def test_path_patching_to_a_query_is_the_edge_into_it(tiny: Model) -> None:
+    pairs, whole = Toy().pairs(None, 2, 3, None), graph(tiny)
+    found = scored(PathPatching(receivers=("2.1.q",), hold_mlps=True), tiny, pairs)
+    column = whole.destinations.index("2.1.q")
+    for i in (0, 4, 7):
+        mask = whole.valid.clone()
+        mask[i + 1, column] = False
+        metric = forward.metrics(tiny, Toy(), pairs, whole, mask[None], resampled(tiny, pairs, whole))[0]
+        expected = (metric - forward.clean_metric(tiny, Toy(), pairs)).mean()
+        assert float(found.mean[i]) == pytest.approx(float(expected), abs=1e-5)
+    assert found.mean[whole.index([n for n in whole.nodes if n.site.layer == 2 and n.site.head is not None])].abs().max() < 1e-9

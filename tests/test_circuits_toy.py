@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from interp.circuits.ablation import Outputs, replacement
 from interp.circuits.graph import Graph, Scores, graph
 from interp.models.bridge import Model
 from interp.models.hub import Local, load_local
@@ -61,30 +62,48 @@ def tiny(request: pytest.FixtureRequest) -> Model:
     return double(request.getfixturevalue(request.param))
 
 
+def resampled(model: Model, pairs: Pairs, whole: Graph) -> Outputs:
+    return replacement(model, whole, pairs, "resample")
+
+
 def test_a_graph_has_every_head_and_mlp_once_in_the_order_of_the_model(tiny: Model) -> None:
     nodes = graph(tiny).nodes
     assert len(nodes) == len(set(nodes)) == tiny.n_layers * (tiny.n_heads + 1)
     assert [str(n) for n in nodes[:6]] == ["0.z.0", "0.z.1", "0.z.2", "0.z.3", "0.mlp_out", "1.z.0"]
     assert all(Node.parse(str(n)) == n for n in nodes)
-    assert len(graph(tiny).heads().nodes) == tiny.n_layers * tiny.n_heads
+    assert int(graph(tiny).is_head().sum()) == tiny.n_layers * tiny.n_heads
 
 
-def test_columns_of_the_streams_cover_the_graph_once(tiny: Model) -> None:
+def test_rows_and_columns_of_the_sites_cover_the_graph_once(tiny: Model) -> None:
     whole = graph(tiny)
-    columns = torch.cat([whole.columns(site) for site in whole.streams()])
-    assert sorted(columns.tolist()) == list(range(len(whole.nodes)))
-    assert [whole.nodes[i].site.head for i in whole.columns(Site(1, "z")).tolist()] == [0, 1, 2, 3]
+    layers = range(tiny.n_layers)
+    rows = [i for layer in layers for stream in ("z", "mlp_out") for i in range(len(whole.sources))[whole.rows(Site(layer, stream))]]
+    assert rows == list(range(1, len(whole.sources)))
+    streams = ("q", "k", "v", "mlp_in")
+    sites = [*(Site(layer, stream) for layer in layers for stream in streams), Site(tiny.n_layers - 1, "resid_post")]
+    assert [i for site in sites for i in range(len(whole.destinations))[whole.columns(site)]] == list(range(len(whole.destinations)))
+    assert whole.destinations[whole.columns(Site(1, "q"))] == ("1.0.q", "1.1.q", "1.2.q", "1.3.q")
+    assert whole.sources[whole.rows(Site(1, "mlp_out"))] == ("m1",)
 
 
-def test_top_ranks_by_absolute_score_and_breaks_ties_in_the_order_of_the_model() -> None:
-    nodes = tuple(Node(Site(0, "z", head)) for head in range(4))
-    scores = Scores(nodes, torch.tensor([[1.0, -3.0, 1.0, 0.0], [1.0, -3.0, -3.0, 0.0]]))
-    assert scores.mean().tolist() == [1.0, -3.0, -1.0, 0.0]
-    assert scores.top(3) == (nodes[1], nodes[0], nodes[2])
-    assert scores.top(3, "helping") == (nodes[1], nodes[2], nodes[3])
-    assert scores.among(Graph(1, nodes[2:])).mean().tolist() == [-1.0, 0.0]
+def test_order_is_by_absolute_score_and_breaks_ties_in_the_order_of_the_model() -> None:
+    whole = Graph(1, 4, 4, mlps=False)
+    scores = Scores.of(whole, "node", torch.tensor([[1.0, -3.0, 1.0, 0.0], [1.0, -3.0, -3.0, 0.0]]))
+    assert scores.mean.tolist() == [1.0, -3.0, -1.0, 0.0]
+    assert scores.agreement.tolist() == [1.0, 1.0, 0.5, 1.0]
+    assert scores.order()[:3].tolist() == [1, 0, 2]
+    assert scores.order("helping")[:3].tolist() == [1, 2, 3]
+    assert scores.order("absolute", torch.tensor([False, False, True, True])).tolist() == [2, 3]
+    assert scores.names() == ["0.0", "0.1", "0.2", "0.3"]
 
 
-def test_kept_marks_the_nodes_of_each_circuit_and_no_other() -> None:
-    nodes = tuple(Node(Site(0, "z", head)) for head in range(3))
-    assert Graph(1, nodes).kept([(), nodes[1:2], nodes]).tolist() == [[False] * 3, [False, True, False], [True] * 3]
+def test_circuits_keep_the_embedding_the_best_units_and_what_is_not_ranked() -> None:
+    whole = Graph(1, 2, 2)
+    scores = Scores.of(whole, "node", torch.tensor([[-1.0, -2.0, -3.0]]))
+    none, one = scores.circuits((0, 1), "absolute", whole.is_head())
+    assert [whole.sources[i] for i in none.any(1).nonzero().flatten()] == ["embed", "m0"]
+    assert [whole.sources[i] for i in one.any(1).nonzero().flatten()] == ["embed", "0.1", "m0"]
+    assert torch.equal(one, whole.keeping([[whole.nodes[1], whole.nodes[2]]])[0])
+    edges = Scores.of(whole, "edge", -torch.arange(whole.n_edges)[None].float())
+    assert edges.circuits((3,)).sum() == 3
+    assert edges.circuits((whole.n_edges,))[0].equal(whole.valid)
