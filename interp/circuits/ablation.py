@@ -4,6 +4,7 @@ resample    the activation of the pair's own corrupt prompt
 mean        the mean activation of corrupt prompts at the same position, over prompts of the same group (same words there)
 mean_all    the mean activation of corrupt prompts over all positions
 zero        nothing
+optimal     a constant trained to do least harm (`interp.circuits.optimal`)
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from interp.sites import Site
 from interp.tasks import Pairs
 from saes.errors import InputError
 
-Ablation = Literal["resample", "mean", "mean_all", "zero"]
+Ablation = Literal["resample", "mean", "mean_all", "zero", "optimal"]
 # Reference prompts recorded at once: every stream of every layer is held, so fewer.
 MEAN_ROWS = 32
 # Relative error of the sum of all sources against the last residual stream.
@@ -91,6 +92,7 @@ def replacement(model: Model, graph: Graph, pairs: Pairs, ablation: Ablation, re
         return corrupt
     if ablation == "zero":
         return corrupt.each(torch.zeros_like)
+    assert ablation != "optimal", "optimal constants are trained: call interp.circuits.optimal"
     assert reference is not None, f"{ablation} ablation needs reference prompts"
     return _means(model, graph, pairs, reference, ablation).each(lambda tensor: tensor.to(model.dtype))
 

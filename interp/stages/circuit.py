@@ -22,6 +22,7 @@ from interp.circuits.forward import clean_metric, corrupt_metric, passes
 from interp.circuits.graph import Graph, KeyValue, Ranking, Scores, graph
 from interp.circuits.methods import Attribution, Exact, ExactEdges, Method
 from interp.circuits.methods.random import shuffled
+from interp.circuits.optimal import optimal
 from interp.circuits.report import SCHEMAS, Splits, area_figures, curve_rows, edge_rows, headline, node_rows, prompt_rows, top
 from interp.models import DTYPES, Model, load, source
 from interp.runs import Draft, written
@@ -53,7 +54,7 @@ class Circuit:
     """What scores nodes (attribution, exact, ...) or edges (eap, eap-ig, exact-edges, acdc, ...)."""
     ablation: Ablation = "resample"
     """What ablated nodes write. resample: what they write on the corrupt prompt. mean: their mean at that position over reference prompts.
-    mean_all: their mean over all positions. zero: nothing."""
+    mean_all: their mean over all positions. zero: nothing. optimal: a constant that is trained to do least harm."""
     objective: Literal["metric", "kl"] = "metric"
     """What is scored and measured. metric: that of the task. kl: minus the divergence from the whole model's output, in nats."""
     kv: KeyValue = "grouped"
@@ -144,7 +145,7 @@ class Circuit:
     def splits(self, model: Model) -> Splits:
         """The pairs, drawn once and cut in three; the task draws no prompt twice."""
         bos = model.bos if self.bos else None
-        means = any(ablation.startswith("mean") for ablation in self._measured())
+        means = not {*self._measured()} <= {"resample", "zero"}
         drawn = self._base().pairs(model.tokenizer, self.pairs + self.reference * means, self.seed, bos).to(model.device)
         drawn = Kl.targeted(model, drawn) if self.objective == "kl" else drawn
         half = self.pairs // 2
@@ -207,7 +208,10 @@ class Circuit:
         return ("mean", "resample") if self.method.UNIT == "node" and self.ablation == "resample" else (self.ablation,)
 
     def _values(self, model: Model, whole: Graph, pairs: Pairs, splits: Splits, ablation: Ablation | None = None) -> Outputs:
-        return replacement(model, whole, pairs, ablation or self.ablation, splits.mean)
+        chosen = ablation or self.ablation
+        if chosen != "optimal":
+            return replacement(model, whole, pairs, chosen, splits.mean)
+        return optimal(model, whole, splits.mean, replacement(model, whole, pairs, "mean_all", splits.mean))
 
     def _passes(self, whole: Graph, splits: Splits) -> float:
         """Forwards over one half of the pairs; circuits of a curve are counted from the first layer, where nearly all of them start. A
