@@ -6,6 +6,7 @@ from interp.circuits.ablation import Outputs
 from interp.circuits.graph import Graph, Scores, Unit
 from interp.circuits.methods.acdc import Acdc
 from interp.circuits.methods.attribution import Attribution
+from interp.circuits.methods.discrete_codes import DiscreteCodeEdges, DiscreteCodes
 from interp.circuits.methods.eap import Eap, EapIg, EapIgActivations, RelP
 from interp.circuits.methods.exact import Exact, ExactEdges
 from interp.circuits.methods.hisp import Hisp
@@ -19,7 +20,7 @@ from interp.tasks import Pairs, Task
 
 Method = (
     Attribution | Exact | Eap | EapIg | EapIgActivations | RelP | ExactEdges | Acdc | SubnetworkProbing | EdgePruning | Hisp | FlowRoutes
-    | PathPatching | Magnitude | DifferenceNorm | Random
+    | PathPatching | Magnitude | DifferenceNorm | DiscreteCodes | DiscreteCodeEdges | Random
 )  # fmt: skip
 METHODS: dict[str, type[Method]] = {method.NAME: method for method in get_args(Method)}
 
