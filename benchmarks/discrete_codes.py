@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 import tyro
 
-from interp.circuits.ablation import replacement
+from interp.circuits.ablation import outputs, replacement
 from interp.circuits.graph import Graph, Scores, graph
 from interp.circuits.methods import Attribution, DifferenceNorm, DiscreteCodes, Eap, Exact, Magnitude
 from interp.circuits.methods.discrete_codes import Fitted, Vectors
 from interp.circuits.node_truth import SMOLLM2_IOI, Interval, found, named, strongest
 from interp.circuits.novelty import Counting
+from interp.circuits.pooling import pooled
 from interp.models import Model, load
 from interp.tasks import Ioi
 
@@ -36,7 +37,6 @@ CODES = {
     "ours, excess of occurrence": DiscreteCodes(counting=Counting("excess")),
     "ours, above chance": DiscreteCodes(counting=Counting(permutations=50)),
     "ours, excess above chance": DiscreteCodes(counting=Counting("excess", permutations=50)),
-    "ours, after the first token": DiscreteCodes(pool=("after-first",)),
     "ours, end": DiscreteCodes(pool=("end",)),
     "co-occurrence, as published": DiscreteCodes.published(score="cooccurrence"),
     "co-occurrence, ours": DiscreteCodes(score="cooccurrence"),
@@ -86,15 +86,14 @@ class Repetition:
     def __init__(self, model: Model, nodes: Graph, bench: Bench, seed: int) -> None:
         self.model, self.nodes, self.seed = model, nodes, seed
         self.pairs = TASK.pairs(model.tokenizer, bench.prompts, seed, model.bos if bench.bos else None)
-        self.vectors: dict[tuple[str, ...], Vectors] = {}
+        self.own, self.values = (outputs(model, nodes, tokens) for tokens in (self.pairs.clean, self.pairs.corrupt))
         self.fitted: dict[DiscreteCodes, tuple[Fitted, float]] = {}
 
     def codes(self, method: DiscreteCodes) -> tuple[Scores, float]:
         """Scores, and seconds from cached activations."""
         method = replace(method, code_seed=self.seed)
-        if method.pool not in self.vectors:
-            self.vectors[method.pool] = method.vectors(self.model, TASK, self.pairs, self.nodes)
-        given = self.vectors[method.pool]
+        clean, corrupt = (pooled(self.model, self.nodes, side, self.pairs, method.pool) for side in (self.own, self.values))
+        given = Vectors(clean, corrupt[None])
         key = replace(method, score="node", no_feature=True, held_out=True, counting=Counting())
         started = time.perf_counter()
         if key not in self.fitted:
@@ -106,11 +105,10 @@ class Repetition:
 
     def others(self) -> dict[str, tuple[Scores, float]]:
         """Methods without codes; seconds include their forwards and backwards."""
-        values = replacement(self.model, self.nodes, self.pairs, "resample")
         done = {}
         for name, method in {**OTHERS, "EAP": Eap()}.items():
             started = time.perf_counter()
-            scores = method(self.model, TASK, self.pairs, self.nodes, values)
+            scores = method(self.model, TASK, self.pairs, self.nodes, self.values)
             seconds = time.perf_counter() - started
             if name == "EAP":
                 # Signed sums over a source's edges are attribution patching again.
@@ -135,8 +133,7 @@ def main(bench: Bench) -> None:
             made[f"ours, {n} training examples"] = one.codes(DiscreteCodes(examples=n))
         for name, result in made.items():
             rows.setdefault(name, []).append(result)
-        print(f"seed {seed}:", {name: round(found([s], sets["top 20"]).auc.mean, 3) for name, (s, _) in made.items()}, flush=True)
-    table(rows, sets, bench)
+        table(rows, sets, bench)
 
 
 def table(rows: dict[str, list[tuple[Scores, float]]], sets: dict[str, torch.Tensor], bench: Bench) -> None:
