@@ -15,7 +15,7 @@ import torch
 import tyro
 
 from interp.circuits.ablation import outputs, replacement
-from interp.circuits.graph import Graph, Scores, graph
+from interp.circuits.graph import Graph, Scores, graph, short
 from interp.circuits.methods import Attribution, DifferenceNorm, DiscreteCodes, Eap, Exact, Magnitude
 from interp.circuits.methods.discrete_codes import Fitted, Vectors
 from interp.circuits.node_truth import SMOLLM2_IOI, Interval, found, named, strongest
@@ -52,6 +52,7 @@ OTHERS = {
     "difference norm, paired": DifferenceNorm(paired=True),
     "output norm": Magnitude(),
     "attribution patching": Attribution(),
+    "EAP, summed to nodes": Eap(),
 }
 
 
@@ -69,15 +70,18 @@ class Bench:
 
 
 def truth(model: Model, nodes: Graph, bos: bool) -> torch.Tensor:
-    """Effects of all nodes, from the file or measured into it."""
+    """Effects of all heads in the places of `nodes.nodes`, from the file or measured into it."""
     kept = json.loads(TRUTH.read_text()) if TRUTH.exists() else {}
     key = "BOS" if bos else "no BOS"
     if key not in kept:
         pairs = TASK.pairs(model.tokenizer, TRUTH_PROMPTS, TRUTH_SEED, model.bos if bos else None)
         scores = Exact()(model, TASK, pairs, nodes, replacement(model, nodes, pairs, "resample"))
-        kept[key] = dict(zip(scores.names(), [round(x, 4) for x in scores.mean.tolist()], strict=True))
+        measured = dict(zip(scores.names(), scores.mean.tolist(), strict=True))
+        kept[key] = {short(head): round(measured[short(head)], 4) for head in nodes.heads()}
         TRUTH.write_text(json.dumps(kept, indent=0) + "\n")
-    return torch.tensor(list(kept[key].values()))
+    effects = torch.zeros(len(nodes.nodes))
+    effects[nodes.index(nodes.heads())] = torch.tensor([kept[key][short(head)] for head in nodes.heads()])
+    return effects
 
 
 class Repetition:
@@ -106,16 +110,17 @@ class Repetition:
     def others(self) -> dict[str, tuple[Scores, float]]:
         """Methods without codes; seconds include their forwards and backwards."""
         done = {}
-        for name, method in {**OTHERS, "EAP": Eap()}.items():
+        for name, method in OTHERS.items():
             started = time.perf_counter()
             scores = method(self.model, TASK, self.pairs, self.nodes, self.values)
             seconds = time.perf_counter() - started
-            if name == "EAP":
-                # Signed sums over a source's edges are attribution patching again.
+            if isinstance(method, Eap):
                 edges = scores.matrix()[self.nodes.n_embeddings :]
-                scores = replace(scores, unit="node", mean=edges.abs().sum(1))
-                name = "EAP, |edges| of a node summed"
-            done[name] = scores, seconds
+                # Signed sums over the edges that leave a node are attribution patching again.
+                done[name] = replace(scores, unit="node", mean=edges.sum(1)), seconds
+                done["EAP, absolute values summed to nodes"] = replace(scores, unit="node", mean=edges.abs().sum(1)), seconds
+            else:
+                done[name] = scores, seconds
         return done
 
 
