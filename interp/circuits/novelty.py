@@ -50,7 +50,7 @@ def novelty(
 def above_chance(
     positive: Int[Tensor, "prompt unit"], negative: Int[Tensor, "kind prompt unit"], n: int, how: Counting, seed: int
 ) -> Float[Tensor, " unit"]:
-    """Novelty less its mean where each prompt's positive and negatives trade places at random, in units of its deviation there.
+    """Novelty less its mean where each prompt's positive and negatives trade places at random, in units of its deviation there; at least 0.
 
     Deviations are taken from all relabellings and the true labels, plus one code, so that a unit of one code has 0 and not 0 / 0.
     """
@@ -63,7 +63,7 @@ def above_chance(
         found.append(novelty(mixed[0], mixed[1:], n, how))
     null = torch.stack(found)
     one = 1.0 if how.weights == "sets" and not how.divide else 1 / len(positive)
-    return (found[0] - null[1:].mean(0)) / (null.std(0) + one)
+    return ((found[0] - null[1:].mean(0)) / (null.std(0) + one)).clamp(min=0)
 
 
 def cooccurrence(

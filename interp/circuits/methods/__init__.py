@@ -6,7 +6,8 @@ from interp.circuits.ablation import Outputs
 from interp.circuits.graph import Graph, Scores, Unit
 from interp.circuits.methods.acdc import Acdc
 from interp.circuits.methods.attribution import Attribution
-from interp.circuits.methods.discrete_codes import DiscreteCodeEdges, DiscreteCodes
+from interp.circuits.methods.discrete_code_edges import DiscreteCodeEdges
+from interp.circuits.methods.discrete_codes import DiscreteCodes
 from interp.circuits.methods.eap import Eap, EapIg, EapIgActivations, RelP
 from interp.circuits.methods.exact import Exact, ExactEdges
 from interp.circuits.methods.hisp import Hisp

@@ -98,8 +98,8 @@ class DiscreteCodes:
     """Seed of the training prompts, the weights at the start and the prompts of more corruptions."""
 
     def __post_init__(self) -> None:
-        if min(self.latents, self.examples, self.epochs) < 1 or not self.pool:
-            raise InputError("discrete codes need latents, examples, epochs and a pooling; give at least one of each")
+        if min(self.latents - 1, self.examples, self.epochs) < 1 or not self.pool:
+            raise InputError("discrete codes need two latents, an example, an epoch and a pooling at least; give more")
         if self.score == "cooccurrence" and self.counting.permutations:
             raise InputError("joint codes are not held against relabellings; use permutations with score node")
         if self.softmax not in ("none", "heads") and self.mlps:
@@ -149,9 +149,13 @@ class DiscreteCodes:
         order = torch.randperm(kinds * pairs, generator=torch.Generator().manual_seed(self.code_seed))
         return (order.argsort() < self.examples).unflatten(0, (kinds, pairs))
 
+    def counted(self, codes: Codes) -> tuple[Int[Tensor, "prompt unit"], Int[Tensor, "kind prompt unit"]]:
+        """Codes of both sides; where silence has no code of its own it is latent 0."""
+        return (codes.positive, codes.negative) if self.no_feature else (codes.positive.clamp_min(0), codes.negative.clamp_min(0))
+
     def scores(self, codes: Codes, graph: Graph) -> Scores:
         """Count codes and score the nodes of the graph."""
-        positive, negative = (part if self.no_feature else part.clamp_min(0) for part in (codes.positive, codes.negative))
+        positive, negative = self.counted(codes)
         if self.score == "node":
             count = novelty if not self.counting.permutations else partial(above_chance, seed=self.code_seed)
             found = count(positive, negative, codes.n, self.counting)
@@ -163,40 +167,6 @@ class DiscreteCodes:
         silent = torch.cat((codes.positive[None], codes.negative)) < 0
         notes = {"no_feature": float(silent.double().mean()), "counted": float(len(positive))}
         return Scores(graph, "node", mean, torch.zeros_like(mean), torch.ones_like(mean), len(positive), notes=notes)
-
-
-@dataclass(frozen=True)
-class DiscreteCodeEdges:
-    """Pairs of an earlier and a later head with joint codes that clean prompts have and corrupt ones lack.
-
-    The published co-occurrence is read out on heads only; here the pair itself is the score of the edges from one head to the other's
-    query, key and value, which codes cannot tell apart. Keys and values of a group take the best of its heads; other edges score 0.
-    """
-
-    NAME: ClassVar[str] = "discrete-code-edges"
-    UNIT: ClassVar[Unit] = "edge"
-
-    options: DiscreteCodes = field(default_factory=DiscreteCodes)
-    """How codes are made and counted; score, softmax and mlps are not used."""
-
-    def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:
-        """Minus the number of joint codes."""
-        options = replace(self.options, mlps=False)
-        given = options.vectors(model, task, pairs, graph)
-        return self.scores(options.codes(given, options.fitted(given)), graph)
-
-    def scores(self, codes: Codes, graph: Graph) -> Scores:
-        """Count joint codes and put them on the edges between heads."""
-        positive, negative = (part if self.options.no_feature else part.clamp_min(0) for part in (codes.positive, codes.negative))
-        found = cooccurrence(positive, negative, codes.n, self.options.counting).float().cpu()
-        heads = graph.n_embeddings + graph.index(graph.heads())
-        table = torch.zeros(len(graph.sources), len(graph.destinations))
-        place = {int(row): i for i, row in enumerate(heads)}
-        for column, owners in enumerate(graph.owners):
-            if owners and all(owner in place for owner in owners):
-                table[heads, column] = found[:, [place[owner] for owner in owners]].amax(1)
-        mean = -table[graph.edges[:, 0], graph.edges[:, 1]]
-        return Scores(graph, "edge", mean, torch.zeros_like(mean), torch.ones_like(mean), len(positive))
 
 
 def _corrupted(model: Model, task: Task, pairs: Pairs, kind: str, seed: int) -> Pairs:
