@@ -1,7 +1,5 @@
 """Counting of codes against a literal twin of sets and shares, and how well scores find heads."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +9,7 @@ from interp.circuits.graph import Graph
 from interp.circuits.methods import DiscreteCodeEdges, DiscreteCodes
 from interp.circuits.methods.discrete_codes import Codes
 from interp.circuits.node_truth import Interval, found, named, strongest
-from interp.circuits.novelty import Counting, above_chance, appearances, cooccurrence, novelty
+from interp.circuits.novelty import Counting, appearances, cooccurrence, novelty
 from saes.errors import InputError
 
 HEADS = Graph(4, 6, 6, mlps=False)
@@ -88,23 +86,6 @@ def test_a_silent_head_counts_as_code_0_as_published_and_not_at_all_with_a_code_
     assert DiscreteCodes().scores(Codes(positive, negative, 4), nodes).mean.tolist() == [0, -1]
     joint = DiscreteCodes(score="cooccurrence").scores(Codes(positive, negative, 4), nodes).mean
     assert joint.tolist() == pytest.approx([-2 / 3, -4 / 3])
-
-
-def test_a_head_of_many_codes_has_new_ones_by_chance_and_relabelling_takes_them_away() -> None:
-    rng = torch.Generator().manual_seed(0)
-    sides = torch.randint(0, 200, (2, 60, 20), generator=rng)
-    sides[:, :, 0] = torch.tensor([0, 1])[:, None].expand(2, 60) + 2 * torch.randint(0, 3, (2, 60), generator=rng)
-    raw, above = (f(sides[0], sides[1:], 200) for f in (_plain(Counting()), _plain(Counting(permutations=40))))
-    assert raw[0] == 3
-    assert raw[1:].min() > 10
-    assert above[0] == above.max() > 1.5
-    assert above[1:].abs().mean() < 1
-
-
-def _plain(how: Counting) -> Callable[..., torch.Tensor]:
-    if how.permutations:
-        return lambda p, q, n: above_chance(p, q, n, how, 0)
-    return lambda p, q, n: novelty(p, q, n, how)
 
 
 def test_an_edge_scores_as_its_pair_and_a_shared_key_as_the_best_of_its_group() -> None:

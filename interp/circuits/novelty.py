@@ -23,8 +23,6 @@ class Counting:
     stray negative does not erase it."""
     divide: bool = False
     """Divide by the size of the union, of weights where codes have weights."""
-    permutations: int = 0
-    """Subtract the mean over so many relabellings, in units of their deviation: a unit of many codes has new ones by chance."""
     combine: Combine = "any"
     """With several kinds of negatives: count the kind under which a code is newest (any), or oldest (all: their union)."""
 
@@ -45,25 +43,6 @@ def novelty(
     gain = gain.amax(0) if how.combine == "any" else gain.amin(0)
     total = gain.new_zeros(2, units).index_add_(1, seen // n, torch.stack((gain, share.amax(0))))
     return total[0] / total[1].clamp_min(1e-12) if how.divide else total[0]
-
-
-def above_chance(
-    positive: Int[Tensor, "prompt unit"], negative: Int[Tensor, "kind prompt unit"], n: int, how: Counting, seed: int
-) -> Float[Tensor, " unit"]:
-    """Novelty less its mean where each prompt's positive and negatives trade places at random, in units of its deviation there; at least 0.
-
-    Deviations are taken from all relabellings and the true labels, plus one code, so that a unit of one code has 0 and not 0 / 0.
-    """
-    rng = torch.Generator().manual_seed(seed)
-    sides = torch.cat((positive[None], negative))
-    found = [novelty(positive, negative, n, how)]
-    for _ in range(how.permutations):
-        order = torch.rand(sides.shape[:2], generator=rng).argsort(0).to(sides.device)
-        mixed = sides.gather(0, order[:, :, None].expand_as(sides))
-        found.append(novelty(mixed[0], mixed[1:], n, how))
-    null = torch.stack(found)
-    one = 1.0 if how.weights == "sets" and not how.divide else 1 / len(positive)
-    return ((found[0] - null[1:].mean(0)) / (null.std(0) + one)).clamp(min=0)
 
 
 def cooccurrence(

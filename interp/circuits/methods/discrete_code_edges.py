@@ -26,7 +26,7 @@ class DiscreteCodeEdges:
     UNIT: ClassVar[Unit] = "edge"
 
     options: DiscreteCodes = field(default_factory=DiscreteCodes)
-    """How codes are made and counted; score, softmax, mlps and permutations are not used."""
+    """How codes are made and counted; score, softmax and mlps are not used."""
 
     def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:
         """Minus the number of joint codes."""

@@ -13,7 +13,6 @@ the original takes them in the order of the heads. Prompts are the task's. Softm
 """
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 from interp.circuits.ablation import Outputs, outputs
 from interp.circuits.coding import Coder, Encoder, encoder, n_codes
 from interp.circuits.graph import Graph, Scores, Unit
-from interp.circuits.novelty import Counting, above_chance, appearances, cooccurrence, novelty
+from interp.circuits.novelty import Counting, appearances, cooccurrence, novelty
 from interp.circuits.pooling import pooled
 from interp.models.bridge import Model
 from interp.tasks import Pairs, Task
@@ -100,8 +99,6 @@ class DiscreteCodes:
     def __post_init__(self) -> None:
         if min(self.latents - 1, self.examples, self.epochs) < 1 or not self.pool:
             raise InputError("discrete codes need two latents, an example, an epoch and a pooling at least; give more")
-        if self.score == "cooccurrence" and self.counting.permutations:
-            raise InputError("joint codes are not held against relabellings; use permutations with score node")
         if self.softmax not in ("none", "heads") and self.mlps:
             raise InputError(f"softmax {self.softmax} is over a table of layers and heads, where MLPs have no place; leave out mlps")
 
@@ -157,8 +154,7 @@ class DiscreteCodes:
         """Count codes and score the nodes of the graph."""
         positive, negative = self.counted(codes)
         if self.score == "node":
-            count = novelty if not self.counting.permutations else partial(above_chance, seed=self.code_seed)
-            found = count(positive, negative, codes.n, self.counting)
+            found = novelty(positive, negative, codes.n, self.counting)
         else:
             found = appearances(cooccurrence(positive, negative, codes.n, self.counting))
         found = -_softmax(found, self.softmax, graph.n_layers).float().cpu()
