@@ -78,7 +78,8 @@ class DiscreteCodes:
     epochs: int = 500
     """Passes over these prompts, all at once."""
     scale: float | None = 10.0
-    """Divide each head by its mean norm on the training prompts and multiply by this; None leaves norms as they are (published)."""
+    """Divide each head by its mean norm on the training prompts and multiply by this; None leaves norms as they are (published), and late
+    heads take most latents: AUC .69 in place of .83 for the 20 strongest heads of SmolLM2 on IOI."""
     no_feature: bool = True
     """Leave out vectors on which no latent is active; off, they count as latent 0 (published)."""
     held_out: bool = True
