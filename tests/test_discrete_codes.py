@@ -65,9 +65,19 @@ def test_planted_heads_are_found(kind: str, score: str, seed: int) -> None:
 
 def test_scaling_of_the_other_heads_changes_nothing_with_scale_and_something_without() -> None:
     factor = torch.where(torch.isin(torch.arange(24), torch.tensor(PLANTED)), 1.0, 8.0)
-    assert torch.equal(scored(SMALL, planted()), scored(SMALL, planted(factor=factor)))
+    for on in (SMALL, replace(SMALL, centre=True)):
+        assert torch.equal(scored(on, planted()), scored(on, planted(factor=factor)))
     off = replace(SMALL, scale=None)
     assert not torch.equal(scored(off, planted()), scored(off, planted(factor=factor)))
+
+
+def test_centred_codes_are_those_of_outputs_less_their_mean_over_the_training_prompts() -> None:
+    given, centred = planted(), replace(SMALL, centre=True, scale=None, epochs=5)
+    fitted = centred.fitted(given)
+    mean = torch.cat((given.positive[None], given.negative))[fitted.drawn].mean(0)
+    less, plain = Vectors(given.positive - mean, given.negative - mean), replace(centred, centre=False)
+    assert torch.equal(centred.codes(given, fitted).positive, plain.codes(less, plain.fitted(less)).positive)
+    assert not torch.equal(centred.codes(given, fitted).positive, plain.codes(given, plain.fitted(given)).positive)
 
 
 def test_held_out_counts_pairs_that_the_encoder_never_saw_with_the_same_codes() -> None:
