@@ -38,11 +38,16 @@ CODES = {
     "ours, end": DiscreteCodes(pool=("end",)),
     "co-occurrence, as published": DiscreteCodes.published(score="cooccurrence"),
     "co-occurrence, ours": DiscreteCodes(score="cooccurrence"),
+    "ours, centred": DiscreteCodes(centre=True),
     "control: random encoder": DiscreteCodes(encoder="random"),
+    "control: random, centred": DiscreteCodes(encoder="random", centre=True),
+    "control: random, centred, co-occurrence": DiscreteCodes(encoder="random", centre=True, score="cooccurrence"),
     "control: random, excess": DiscreteCodes(encoder="random", counting=Counting("excess")),
     "control: k-means": DiscreteCodes(encoder="kmeans"),
     "control: k-means, excess": DiscreteCodes(encoder="kmeans", counting=Counting("excess")),
     "control: PCA signs": DiscreteCodes(encoder="pca"),
+    "control: PCA signs, centred": DiscreteCodes(encoder="pca", centre=True),
+    "control: k-means, centred": DiscreteCodes(encoder="kmeans", centre=True),
     "control: PCA signs, excess": DiscreteCodes(encoder="pca", counting=Counting("excess")),
 }
 OTHERS = {
