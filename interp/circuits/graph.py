@@ -96,6 +96,9 @@ class Graph:
     def n_edges(self) -> int:
         return int(self.reach.sum())
 
+    def heads(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if node.site.head is not None)
+
     def is_head(self) -> Bool[Tensor, " node"]:
         """Which nodes are heads."""
         return torch.tensor([node.site.head is not None for node in self.nodes])
