@@ -104,7 +104,7 @@ LATENT = (
 )
 # Of the effects of a latent on all logits.
 SHAPE = (
-    ("logit weights", "are true up to the division of the final norm, which differs from token to token"),
+    ("logit weights", "are measured from their mean over the vocabulary, up to the final norm's division, which differs by token"),
     ("skew", "above 0 where the long tail is of raised tokens"),
     ("kurtosis", "3 for a normal distribution, high where few tokens stand out"),
 )

@@ -69,6 +69,7 @@ def test_the_summary_equals_sorting_every_row(llama: Model, rows_at_once: int, m
     monkeypatch.setattr(logits, "_CHUNK", rows_at_once * llama.d_vocab)
     directions = torch.randn(11, llama.d_model)
     found, effects = logits.summarise(llama, directions), rms_norm_formula(llama, directions)
+    effects = effects - effects.mean(1, keepdim=True)
     order = effects.argsort(1, descending=True)
     assert torch.equal(found.top_ids.long(), order[:, : logits.TOP])
     assert torch.equal(found.bottom_ids.long(), order.flip(1)[:, : logits.TOP])

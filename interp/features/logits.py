@@ -4,8 +4,9 @@
 
 where g is the gain of the final norm and c subtracts the mean if that norm does (LayerNorm) and nothing else otherwise (RMSNorm). Gain and
 centring are folded; the norm's division, which depends on the token, and its bias are left out: effects are true up to a positive factor
-that differs from token to token. For a site `z` the direction first goes through W_O of its heads. After Bloom and Lin 2024, "Understanding
-SAE features with the logit lens"; kurtosis is that of Pearson (3 for a normal distribution).
+that differs from token to token. Summaries are taken after the mean over the vocabulary is subtracted: what raises all tokens alike raises
+none of them. For a site `z` the direction first goes through W_O of its heads. After Bloom and Lin 2024, "Understanding SAE features with
+the logit lens"; kurtosis is that of Pearson (3 for a normal distribution).
 """
 
 from collections.abc import Iterator
@@ -82,6 +83,7 @@ def _chunks(model: Model, directions: Float[Tensor, "d_dict d_model"]) -> Iterat
     rows, n = max(1, _CHUNK // model.d_vocab), min(TOP, model.d_vocab)
     for start in range(0, len(directions), rows):
         effects = direct_effect(model, directions[start : start + rows].to(model.device, model.dtype)).float()
+        effects -= effects.mean(1, keepdim=True)
         (top, top_ids), (bottom, bottom_ids) = effects.topk(n), effects.topk(n, largest=False)
         counts, span = histogram.rows(effects)
         kurtosis, skew = moments(effects)
