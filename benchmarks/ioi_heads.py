@@ -31,7 +31,7 @@ from interp.circuits.pullback import measured
 from interp.hooks import record
 from interp.models.bridge import Model
 from interp.sites import Site
-from interp.tasks import Ioi, Pairs
+from interp.tasks import Corruption, Ioi, Pairs
 
 # A head attends when this share of its pattern lies between the positions; it acts when a path moves the logit difference by this much.
 ATTENDS, ACTS = 0.25, 0.03
@@ -46,6 +46,8 @@ class Evidence:
     """A model that interp loads."""
     pairs: int = 32
     """Prompts."""
+    corruption: Corruption = "abc"
+    """What the corrupt prompt changes. Under s2 nothing before S2 differs, so no path from a previous-token head can be seen."""
     bos: bool = False
     """Put BOS in front of each prompt."""
     json: bool = False
@@ -54,7 +56,7 @@ class Evidence:
 
 def main(asked: Evidence) -> None:
     model = models.load(asked.model)
-    task = Ioi()
+    task = Ioi(asked.corruption)
     pairs = task.pairs(model.tokenizer, asked.pairs, 0, model.bos if asked.bos else None)
     whole = graph(model)
     values = replacement(model, whole, pairs, "resample")
@@ -79,7 +81,7 @@ def main(asked: Evidence) -> None:
         columns["to keys of induction heads"] = along(*_shared(whole, model, inductive, "k")).mean[heads]
     classes = classify(names, columns)
     say = lambda text: print(text, file=sys.stderr)  # noqa: E731
-    say(f"{asked.model}, {asked.pairs} pairs, BOS {'in front' if asked.bos else 'none'}; writers {writers}, steerers {steerers}")
+    say(f"{asked.model}, {asked.pairs} pairs, corruption {asked.corruption}, BOS {'in front' if asked.bos else 'none'}; writers {writers}, steerers {steerers}")
     for kind, members in classes.items():
         say(f"\n{kind}")
         for name in members:
