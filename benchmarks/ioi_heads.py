@@ -81,7 +81,8 @@ def main(asked: Evidence) -> None:
         columns["to keys of induction heads"] = along(*_shared(whole, model, inductive, "k")).mean[heads]
     classes = classify(names, columns)
     say = lambda text: print(text, file=sys.stderr)  # noqa: E731
-    say(f"{asked.model}, {asked.pairs} pairs, corruption {asked.corruption}, BOS {'in front' if asked.bos else 'none'}; writers {writers}, steerers {steerers}")
+    say(f"{asked.model}, {asked.pairs} pairs, corruption {asked.corruption}, BOS {'in front' if asked.bos else 'none'}")
+    say(f"writers {writers}, steerers {steerers}")
     for kind, members in classes.items():
         say(f"\n{kind}")
         for name in members:
