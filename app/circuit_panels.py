@@ -79,7 +79,7 @@ def _curve_table(view: View, lines: list[circuit_curves.Series], units: str) -> 
     rows = [(line.name, *(two(value) for value in line.faithfulness)) for line in lines]
     st.html(table((f"faithfulness at {units}", *head), rows, numeric=range(1, 1 + len(sizes))))
     best = lines[0]
-    said = f"Largest measured size up to the {view.size:,} in view: {sizes[at]:,} {units}, by {best.name} {two(best.faithfulness[at])} "
+    said = f"Largest measured size up to the {view.size:,} in view: {sizes[at]:,} {units}, where {best.name} reaches {two(best.faithfulness[at])} "
     said += f"[{two(best.low[at])}, {two(best.high[at])}]. What random orders leave behind is not measured."
     st.html(element("p", said, class_="quiet"))
 

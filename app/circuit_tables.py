@@ -80,7 +80,7 @@ def edges(view: View) -> None:
         place = {int(i): rank for rank, i in enumerate(view.kept, 1)}
         rows = [
             (f"{place[int(i)]:,}", element("code", view.rows["source"][i]), element("code", view.rows["destination"][i]),
-             bracketed(view.rows, "score", int(i)), bracketed(view.rows, "exact", int(i)), percent(view.rows["same_sign"][i]),
+             bracketed(view.rows, "score", int(i)), bracketed(view.rows, "exact", int(i)), percent(float(view.rows["same_sign"][i])),
              _p(float(view.rows["p_adjusted"][i])), patterns(view.run, str(view.rows["source"][i])))
             for i in kept[:MOST]
         ]  # fmt: skip

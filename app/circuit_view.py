@@ -9,7 +9,7 @@ import streamlit as st
 from app import circuit_words, readers, session, widgets
 from interp.circuits.names import parse
 from interp.runs import Run
-from interp.viz.html import Html, element, facts, join
+from interp.viz.html import Html, element, facts, join, table
 
 SCOPES = {"all": "heads and MLPs may be ablated", "heads": "only heads may be ablated, every MLP runs"}
 
@@ -77,13 +77,22 @@ def lead(run: Run, nodes: readers.Columns, rows: readers.Columns, unit: str) -> 
     said = element("p", element("b", method(run)), f" {way}. {score}", signs)
     st.html(element("div", element("p", " ".join(s for s in sentences if s)), said, element("p", names(nodes, rows)), class_="lead"))
     groups = circuit_words.grouped(summary, measure)
-    cards = [element("div", element("h4", g), facts((title, v) for title, v, _ in rows), class_="card") for g, rows in groups.items()]
-    st.html(element("div", *cards, class_="cards"))
+    st.html(element("div", *(_card(group, figures) for group, figures in groups.items()), class_="cards"))
     with st.expander("What these figures mean"):
         st.html(element("p", "Brackets are 95 % intervals over prompts.", class_="quiet"))
-        for group, rows in groups.items():
+        for group, figures in groups.items():
             st.html(element("h4", group))
-            widgets.legend((title, meaning) for title, _, meaning in rows)
+            widgets.legend((row.title, row.meaning) for row in figures)
+
+
+def _card(group: str, figures: list[circuit_words.Row]) -> Html:
+    """A group of figures; where some are measured for several orders, a column for each."""
+    series = [name for name in circuit_words.SERIES if any(name in row.values for row in figures)]
+    if not series:
+        return element("div", element("h4", group), facts((row.title, *row.values.values()) for row in figures), class_="card")
+    rows = [(row.title, *(row.values.get(name, "–") for name in series)) for row in figures]
+    head = ("", *(circuit_words.SERIES[name] for name in series))
+    return element("div", element("h4", group), table(head, rows, numeric=range(1, len(head))), class_="card")
 
 
 def names(nodes: readers.Columns, rows: readers.Columns) -> Html:

@@ -68,12 +68,16 @@ KINDS = {
     "mlp": "edges into MLPs", "logits": "edges into the logits",
 }  # fmt: skip
 SERIES = {"method": "the method", "exact": "exact effects", "random": "random order"}
-_OVER_LOG = "over the logarithm of that share, so that small circuits count as much as large ones"
+_OVER_LOG = "over the logarithm of the share, so that small circuits count as much as large ones."
 _AREAS = {
-    "cpr": ("CPR", "area under faithfulness, over the share of nodes or edges kept: near 1 recovers the behaviour at all sizes"),
-    "cmd": ("CMD", "area between faithfulness and 1, over the same share: 0 is the model at all sizes, lower is better"),
-    "cpr_log": ("CPR, log", f"the same as CPR {_OVER_LOG}"),
-    "cmd_log": ("CMD, log", f"the same as CMD {_OVER_LOG}"),
+    "cpr": (
+        "CPR",
+        "Area under faithfulness over the share of edges, or of heads and MLPs, that is kept: near 1 the behaviour is recovered at all sizes; "
+        "higher is better (Mueller et al. 2025).",
+    ),
+    "cmd": ("CMD", "Area between faithfulness and 1 over the same share: 0 where circuits of all sizes act as the model; lower is better."),
+    "cpr_log": ("CPR, log", f"CPR {_OVER_LOG}"),
+    "cmd_log": ("CMD, log", f"CMD {_OVER_LOG}"),
 }
 FIXED: dict[str, tuple[str, str]] = {
     "pairs": ("pairs", "Clean prompts, each with its corrupt twin: one half scores, the other half measures the curves."),
@@ -98,6 +102,13 @@ class Figure:
     group: str
     title: str
     meaning: str
+    series: str = ""
+    """Of figures that are measured for several orders: method, exact or random."""
+
+    @property
+    def full_title(self) -> str:
+        """The title, with the order where it is not that of the method."""
+        return self.title if self.series in ("", "method") else f"{self.title}, {SERIES[self.series]}"
 
 
 def figure(name: str) -> Figure | None:
@@ -108,13 +119,7 @@ def figure(name: str) -> Figure | None:
     if found := _PEARSON.fullmatch(name):
         return Figure(GROUPS[1], f"r, {KINDS[found['kind']]}", f"Pearson r over {KINDS[found['kind']]} alone.")
     if found := _AREA.fullmatch(name):
-        title, meaning = _AREAS[found["area"]]
-        own = found["series"] == "method"
-        return Figure(
-            GROUPS[3],
-            title if own else f"{title}, {SERIES[found['series']]}",
-            f"{meaning}." if own else f"{title} of {SERIES[found['series']]}.",
-        )
+        return Figure(GROUPS[3], *_AREAS[found["area"]], found["series"])
     if found := _SIZE.fullmatch(name):
         return _at_a_size(found)
     return None
@@ -125,26 +130,36 @@ def _at_a_size(found: re.Match[str]) -> Figure:
     if found["heads"]:
         size, rest = (
             f"{found['heads']} heads + all MLPs",
-            f"the {found['heads']} first heads, every MLP running and the other heads ablated",
+            f"the first {found['heads']} heads, every MLP running and the other heads ablated",
         )
     else:
         size, rest = f"{found['percent']} % of edges", f"the first {found['percent']} % of all edges, the others ablated"
-    ablation = ABLATIONS.get(found["ablation"], found["ablation"])
-    order = "" if found["series"] == "method" else f", {SERIES[found['series']]}"
     way = "" if found["ablation"] == "resample" else f", {found['ablation']}"
-    meaning = f"Faithfulness of {rest} (they write {ablation}), ordered by {SERIES[found['series']]}. 1 is the whole model."
-    return Figure(GROUPS[2], f"{size}{way}{order}", meaning)
+    meaning = (
+        f"Faithfulness of {rest}: they write {ABLATIONS.get(found['ablation'], found['ablation'])}. 1 is the whole model, 0 none of it."
+    )
+    return Figure(GROUPS[2], f"{size}{way}", meaning, found["series"])
 
 
-def grouped(summary: Mapping[str, Any], unit: str) -> dict[str, list[tuple[str, str, str]]]:
-    """Group to its figures as (title, value, meaning); intervals stand behind their value, groups without a figure are left out."""
-    out: dict[str, list[tuple[str, str, str]]] = {}
-    for group in GROUPS:
-        for name, value in summary.items():
-            one = figure(name)
-            if one is not None and one.group == group and isinstance(value, (int, float)) and not isinstance(value, bool):
-                out.setdefault(group, []).append((one.title, _written(name, summary, unit), one.meaning))
-    return out
+@dataclass(frozen=True)
+class Row:
+    """A figure, or the same one for several orders."""
+
+    title: str
+    meaning: str
+    values: dict[str, str]
+    """Series to what is written; the only one of a figure without series is the empty one."""
+
+
+def grouped(summary: Mapping[str, Any], unit: str) -> dict[str, list[Row]]:
+    """Group to its figures, those of several orders in one row; intervals stand behind their value, empty groups are left out."""
+    out: dict[str, dict[str, Row]] = {}
+    for name, value in summary.items():
+        one = figure(name)
+        if one is not None and isinstance(value, (int, float)) and not isinstance(value, bool):
+            row = out.setdefault(one.group, {}).setdefault(one.title, Row(one.title, one.meaning, {}))
+            row.values[one.series] = _written(name, summary, unit)
+    return {group: list(out[group].values()) for group in GROUPS if group in out}
 
 
 def _written(name: str, summary: Mapping[str, Any], unit: str) -> str:

@@ -118,7 +118,7 @@ GROUPS: dict[str, tuple[tuple[int, ...], str]] = {
 def title(metric: str) -> str:
     """The title of a metric, or its name."""
     of_circuit = circuit_words.figure(metric)
-    return of_circuit.title if of_circuit else _known(metric)[0]
+    return of_circuit.full_title if of_circuit else _known(metric)[0]
 
 
 def meaning(metric: str) -> str:

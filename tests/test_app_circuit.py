@@ -124,18 +124,19 @@ def test_a_figure_at_a_size_names_its_scope():
     assert "every MLP running" in found.meaning
     other = circuit_words.figure("edges0.5_mean_all_random")
     assert other is not None
-    assert other.title == "0.5 % of edges, mean_all, random order"
+    assert (other.title, other.series) == ("0.5 % of edges, mean_all", "random")
     assert circuit_words.figure("edges1_resample_method_low") is None
     assert circuit_words.figure("seconds") is None
 
 
-def test_figures_stand_in_groups_with_their_intervals_and_units(family):
-    groups = circuit_words.grouped(
-        {"metric_clean": 4.3, "same_sign": 0.97, "cpr_method": 0.85, "cpr_method_low": 0.6, "cpr_method_high": 1.1}, "logits"
-    )
-    assert groups["Task"][0][:2] == ("metric, clean", "4.30 logits")
-    assert groups["Agreement with exact effects"][0][:2] == ("same sign", "97 %")
-    assert groups["Areas under the curve"] == [("CPR", "0.85 [0.60, 1.10]", groups["Areas under the curve"][0][2])]
+def test_figures_stand_in_groups_with_their_intervals_units_and_orders():
+    summary = {"metric_clean": 4.3, "same_sign": 0.97, "cpr_method": 0.85, "cpr_method_low": 0.6, "cpr_method_high": 1.1, "cpr_random": 0.2}
+    groups = circuit_words.grouped(summary, "logits")
+    assert {group: [(row.title, row.values) for row in rows] for group, rows in groups.items()} == {
+        "Task": [("metric, clean", {"": "4.30 logits"})],
+        "Agreement with exact effects": [("same sign", {"": "97 %"})],
+        "Areas under the curve": [("CPR", {"method": "0.85 [0.60, 1.10]", "random": "0.20"})],
+    }
 
 
 def test_a_name_that_is_none_is_a_sentence():

@@ -312,7 +312,7 @@ def test_a_circuit_without_edges_shows_the_command(visit, copy):
 def test_a_circuit_page_groups_its_figures_defines_its_names_and_counts_its_prompts(visit, family, kind):
     drawn = text(visit("circuit", run=getattr(family, kind).id))
     groups = ("Task", "Agreement with exact effects", "Faithfulness", "Areas under the curve")
-    assert [g for g in groups if f"<h4>{g}</h4><dl" not in drawn] == []
+    assert [g for g in groups if f'class="card"><h4>{g}</h4>' not in drawn] == []
     assert " is head " in drawn
     assert "the MLP of layer " in drawn
     assert "The first 6 of 6 pairs: 2 to score, 2 to measure the curves, 2 only for the means" in drawn

@@ -63,7 +63,7 @@ class Frame:
             return centre + (name == "pos"), -1.2
         if parts.kind == "logits":
             return centre, self.layers + 0.7
-        return (self.heads + 0.4, parts.layer + 0.45) if parts.kind == "mlp" else (float(parts.head or 0), float(parts.layer or 0))
+        return (self.heads + 0.4, (parts.layer or 0) + 0.45) if parts.kind == "mlp" else (float(parts.head or 0), float(parts.layer or 0))
 
     @property
     def height(self) -> int:
