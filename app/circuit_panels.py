@@ -78,9 +78,9 @@ def _curve_table(view: View, lines: list[circuit_curves.Series], units: str) -> 
     head = [element("b", f"{n:,}") if i == at else f"{n:,}" for i, n in enumerate(sizes)]
     rows = [(line.name, *(two(value) for value in line.faithfulness)) for line in lines]
     st.html(table((f"faithfulness at {units}", *head), rows, numeric=range(1, 1 + len(sizes))))
-    best = lines[0]
-    said = f"Largest measured size up to the {view.size:,} in view: {sizes[at]:,} {units}, where {best.name} reaches {two(best.faithfulness[at])} "
-    said += f"[{two(best.low[at])}, {two(best.high[at])}]. What random orders leave behind is not measured."
+    best, end = lines[0], ". What random orders leave behind is not measured."
+    reached = f"{two(best.faithfulness[at])} [{two(best.low[at])}, {two(best.high[at])}]"
+    said = f"Largest measured size up to the {view.size:,} in view: {sizes[at]:,} {units}, where {best.name} reaches {reached}{end}"
     st.html(element("p", said, class_="quiet"))
 
 

@@ -72,8 +72,8 @@ _OVER_LOG = "over the logarithm of the share, so that small circuits count as mu
 _AREAS = {
     "cpr": (
         "CPR",
-        "Area under faithfulness over the share of edges, or of heads and MLPs, that is kept: near 1 the behaviour is recovered at all sizes; "
-        "higher is better (Mueller et al. 2025).",
+        "Area under faithfulness over the share of edges, or of heads and MLPs, that is kept: near 1 the behaviour is recovered at all "
+        "sizes; higher is better (Mueller et al. 2025).",
     ),
     "cmd": ("CMD", "Area between faithfulness and 1 over the same share: 0 where circuits of all sizes act as the model; lower is better."),
     "cpr_log": ("CPR, log", f"CPR {_OVER_LOG}"),
@@ -107,8 +107,9 @@ class Figure:
 
     @property
     def full_title(self) -> str:
-        """The title, with the order where it is not that of the method."""
-        return self.title if self.series in ("", "method") else f"{self.title}, {SERIES[self.series]}"
+        """The title where its group is not beside it, with the order where it is not that of the method."""
+        what = f"faithfulness of {self.title}" if self.group == GROUPS[2] else self.title
+        return what if self.series in ("", "method") else f"{what}, {SERIES[self.series]}"
 
 
 def figure(name: str) -> Figure | None:
@@ -158,11 +159,11 @@ def grouped(summary: Mapping[str, Any], unit: str) -> dict[str, list[Row]]:
         one = figure(name)
         if one is not None and isinstance(value, (int, float)) and not isinstance(value, bool):
             row = out.setdefault(one.group, {}).setdefault(one.title, Row(one.title, one.meaning, {}))
-            row.values[one.series] = _written(name, summary, unit)
+            row.values[one.series] = written(name, summary, unit)
     return {group: list(out[group].values()) for group in GROUPS if group in out}
 
 
-def _written(name: str, summary: Mapping[str, Any], unit: str) -> str:
+def written(name: str, summary: Mapping[str, Any], unit: str) -> str:
     """A figure with its interval or its unit."""
     value, low, high = (summary.get(f"{name}{end}") for end in ("", "_low", "_high"))
     if isinstance(low, (int, float)) and isinstance(high, (int, float)):

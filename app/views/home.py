@@ -146,12 +146,14 @@ def _others(stage: str, title: str, sentence: str, page_name: str) -> None:
         shown = {name for run in found[:8] for name in _shown(run)}
         tasks = dict.fromkeys(widgets.task(run) for run in found[:8])
         named = [(widgets.task_title(name), circuit_words.TASKS.get(circuit_words.task_key(name), "")) for name in tasks]
-        widgets.legend(named + [(definitions.title(name), definitions.meaning(name)) for name in FIGURES if name in shown])
+        widgets.legend(
+            named
+            + [(definitions.title(name), definitions.meaning(name)) for name in FIGURES if name in shown and not name.endswith("_random")]
+        )
 
 
 def _card(run: Run, page_name: str) -> Html:
-    figures = session.read(readers.summary, run)
-    plain = [(definitions.title(k), _short(figures[k])) for k in _shown(run)]
+    plain = [(definitions.title(k), _written(run, k)) for k in _shown(run)]
     title, way = element("h4", widgets.title(run)), anchor(page_name, "Open", class_="go", run=run.id)
     return element("div", title, element("p", run.id, class_="quiet"), facts(plain), way, class_="card")
 
@@ -161,6 +163,14 @@ def _shown(run: Run) -> list[str]:
     figures = session.read(readers.summary, run)
     known = [k for k in FIGURES if k in figures] or list(figures)
     return [k for k in known if isinstance(figures[k], (int, float, str))][:4]
+
+
+def _written(run: Run, name: str) -> str:
+    """A figure of a run; that of a circuit with its interval."""
+    figures = session.read(readers.summary, run)
+    if circuit_words.figure(name) is None:
+        return _short(figures[name])
+    return circuit_words.written(name, figures, circuit_words.metric(readers.config(run))[1])
 
 
 def _short(value: float | str) -> str:
