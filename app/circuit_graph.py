@@ -68,7 +68,7 @@ def of_nodes(nodes: readers.Columns, kept: np.ndarray, by: str, unit: str) -> Dr
     lines: list[Line] = []
     if len(names) <= MOST_NODES:
         ends = ["embed", *names, "logits"]
-        lines = [Line(a, b, f"<b>{a} → {b}</b>") for a in ends for b in ends if _layer(a) < _layer(b) and (a, b) != ("embed", "logits")]
+        lines = [Line(a, b, f"<b>{a} → {b}</b>") for a in ends for b in ends if layer_of(a) < layer_of(b) and (a, b) != ("embed", "logits")]
     else:
         said += f" Cut: the edges of more than {MOST_NODES} nodes would hide them, so only the nodes are drawn."
     text = {name: f"{by} {value:+.4f} {unit}" for name, value in values.items()}
@@ -76,7 +76,7 @@ def of_nodes(nodes: readers.Columns, kept: np.ndarray, by: str, unit: str) -> Dr
     return Drawing((*ends, *(Vertex(name, values[name], text[name]) for name in names)), tuple(lines), said)
 
 
-def _layer(name: str) -> float:
+def layer_of(name: str) -> float:
     parts = parse(name)
     return {"embed": -1.0, "logits": np.inf}.get(parts.kind, float(parts.layer or 0))
 

@@ -20,10 +20,10 @@ LISTED, HINDERING = 20, 3
 
 def graph(view: View) -> None:
     definition = (
-        "From the embedding below to the logits on top. Width is |score|; blue helps, orange dotted works against the task. "
-        "Point at a line or a node for its numbers."
+        "From the embedding below to the logits on top. Width is |score|; blue helps, orange dotted works against the task. A node has the "
+        "colour of the sum over all its edges. Point at a line or a node for its numbers."
         if view.unit == "edge"
-        else "From the embedding below to the logits on top. Blue nodes help, orange ones work against the task."
+        else "From the embedding below to the logits on top. Blue nodes help, orange ones work against the task; size is |score|."
     )
     with widgets.panel(f"The circuit in view: {view.size:,} {view.unit}s by {view.by}", definition, view.run, view.file):
         if view.unit == "edge":
@@ -36,7 +36,8 @@ def graph(view: View) -> None:
         alt = f"Layered graph of {len(drawing.vertices)} nodes and {len(drawing.lines)} lines"
         st.plotly_chart(figure, key="graph", alt=alt)
         also = " Every MLP runs as well." if view.scope == "heads" else ""
-        st.html(element("p", drawing.said + also, class_="quiet"))
+        last = " Order helping: what works against the task enters last." if view.config.get("ranking") == "helping" else ""
+        st.html(element("p", drawing.said + also + last, class_="quiet"))
 
 
 def curves(view: View) -> None:

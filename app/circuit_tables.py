@@ -17,7 +17,7 @@ from interp.viz.circuits import Audited, agreement
 from interp.viz.html import Html, element, join, percent, table
 from interp.viz.strip import Token, chip, strip
 
-MOST, WORST, PAIRS = 40, 5, 6
+MOST, WORST, PAIRS = 40, 5, 4
 ANY = "any node"
 SPLITS = {"train": "to score", "test": "to measure the curves", "mean": "only for the means of mean ablation"}
 

@@ -89,10 +89,16 @@ def _card(group: str, figures: list[circuit_words.Row]) -> Html:
     """A group of figures; where some are measured for several orders, a column for each."""
     series = [name for name in circuit_words.SERIES if any(name in row.values for row in figures)]
     if not series:
-        return element("div", element("h4", group), facts((row.title, *row.values.values()) for row in figures), class_="card")
-    rows = [(row.title, *(row.values.get(name, "–") for name in series)) for row in figures]
+        return element("div", element("h4", group), facts((row.title, row.values[""]) for row in figures), class_="card")
+    rows = [(row.title, *(_value(row.values.get(name, "–")) for name in series)) for row in figures]
     head = ("", *(circuit_words.SERIES[name] for name in series))
     return element("div", element("h4", group), table(head, rows, numeric=range(1, len(head))), class_="card")
+
+
+def _value(text: str) -> Html:
+    """A figure, its interval small beneath it."""
+    value, sign, interval = text.partition(" [")
+    return join((value, element("small", "[" + interval) if sign else ""))
 
 
 def names(nodes: readers.Columns, rows: readers.Columns) -> Html:

@@ -6,6 +6,7 @@ nodes and one of edges.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -452,7 +453,7 @@ def write_edge_circuit(root: Path, rng: np.random.Generator, vocab: list[bytes])
     return make_run(root, "circuit", _circuit_config("Eap"), {}, f"interp circuit ioi --model {MODEL} --method eap", fill)
 
 
-def _circuit_nodes() -> list[tuple[str, str, int, int | None]]:
+def _circuit_nodes() -> Sequence[tuple[str, str, int, int | None]]:
     layers = range(LAYERS)
     return [(f"{i}.z.{h}", "head", i, h) for i in layers for h in range(HEADS)] + [(f"{i}.mlp_out", "mlp", i, None) for i in layers]
 
@@ -471,12 +472,14 @@ def _areas() -> dict[str, float]:
     return {"cpr_method": 0.85, "cpr_method_low": 0.6, "cpr_method_high": 1.1, "cmd_method": 0.15, "cpr_random": 0.2, "cmd_random": 0.8}
 
 
-def _node_columns(nodes: list[tuple[str, str, int, int | None]], scores: dict[str, tuple[np.ndarray, float | None]]) -> dict[str, Any]:
+def _node_columns(
+    nodes: Sequence[tuple[str, str, int, int | None]], scores: Mapping[str, tuple[np.ndarray, float | None]]
+) -> dict[str, Any]:
     columns = dict(zip(("node", "kind", "layer", "head"), ([n[i] for n in nodes] for i in range(4)), strict=True))
     return columns | _scores(scores, len(nodes))
 
 
-def _scores(given: dict[str, tuple[np.ndarray, float | None]], n: int) -> dict[str, Any]:
+def _scores(given: Mapping[str, tuple[np.ndarray, float | None]], n: int) -> dict[str, Any]:
     """Columns of scores with their intervals, null where there is none."""
     out: dict[str, Any] = {}
     for name in ("score", "exact"):

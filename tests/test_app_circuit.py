@@ -90,7 +90,7 @@ def test_nodes_are_joined_from_layer_to_layer_and_only_while_they_are_few(family
     nodes = circuits.nodes_of(family.circuit)
     order = circuits.entering(nodes["score"], "helping")
     few = circuit_graph.of_nodes(nodes, order[:10], "score", "logits")
-    layer = {v.name: circuit_graph._layer(v.name) for v in few.vertices}
+    layer = {v.name: circuit_graph.layer_of(v.name) for v in few.vertices}
     assert all(layer[line.source] < layer[line.to] for line in few.lines)
     assert all(line.score is None for line in few.lines)
     assert {line.source for line in few.lines} >= {v.name for v in few.vertices} - {"logits"}

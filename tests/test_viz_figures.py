@@ -198,7 +198,7 @@ def test_a_layered_graph_draws_every_line_once_with_its_sign_and_width():
 
 
 def test_lines_begin_and_end_at_their_nodes_and_bow_within_a_column():
-    arc = circuit_graph._arc(circuit_graph.Line("m0", "m3", ""), FRAME)
+    arc = circuit_graph.arc(circuit_graph.Line("m0", "m3", ""), FRAME)
     assert arc[0] == pytest.approx(FRAME.place("m0"))
     assert arc[-1] == pytest.approx(FRAME.place("m3"))
     assert arc[len(arc) // 2, 0] > FRAME.place("m0")[0] + 0.1

@@ -49,6 +49,7 @@ def _body(run: Run, nodes: readers.Columns, rows: readers.Columns, unit: str) ->
     with first:
         circuit_panels.graph(view)
     with second:
+        circuit_tables.prompts(run)
         circuit_panels.bars(view)
     circuit_panels.curves(view)
     first, second = st.columns((3, 2))
@@ -57,7 +58,6 @@ def _body(run: Run, nodes: readers.Columns, rows: readers.Columns, unit: str) ->
     with second:
         circuit_tables.audit(view)
     (circuit_tables.edges if unit == "edge" else circuit_tables.nodes)(view)
-    circuit_tables.prompts(run)
     session.remember("circuit")
 
 

@@ -79,9 +79,10 @@ def faithfulness_curve(series: Sequence[Series], theme: Palette, unit: str, size
             showlegend=False,
         )  # fmt: skip
     _lines(figure, series, [line.faithfulness for line in series], axis, theme, unit)
-    for level, text in ((0.0, f"all {unit} ablated"), (1.0, "whole model")):
-        _level(figure, level, text, theme)
-    return _finished(figure, axis, theme, f"{unit} kept, all others ablated", "faithfulness", unit, size)
+    _level(figure, 0.0, f"all {unit} ablated", theme, "top")
+    _level(figure, 1.0, "whole model", theme, "bottom")
+    values = [np.concatenate([line.low, line.high, line.faithfulness]) for line in series]
+    return _finished(figure, axis, theme, (f"{unit} kept, all others ablated", "faithfulness"), (unit, size), values)
 
 
 def completeness_curve(series: Sequence[Series], theme: Palette, unit: str, metric: str, size: int | None = None) -> go.Figure:
@@ -91,9 +92,11 @@ def completeness_curve(series: Sequence[Series], theme: Palette, unit: str, metr
     _lines(figure, known, [line.complement for line in known], axis, theme, unit)
     if known:
         ends = known[0].complement[~np.isnan(known[0].complement)]
-        _level(figure, float(ends[-1]), f"all {unit} ablated", theme)
-        _level(figure, float(ends[0]), "whole model", theme)
-    return _finished(figure, axis, theme, f"{unit} taken away, all others kept", metric, unit, size)
+        whole, none = float(ends[0]), float(ends[-1])
+        _level(figure, none, f"all {unit} ablated", theme, "top" if none < whole else "bottom")
+        _level(figure, whole, "whole model", theme, "bottom" if none < whole else "top")
+    values = [line.complement for line in known]
+    return _finished(figure, axis, theme, (f"{unit} taken away, all others kept", metric), (unit, size), values)
 
 
 def _colours(series: Sequence[Series], theme: Palette) -> list[str]:
@@ -114,15 +117,20 @@ def _lines(figure: go.Figure, series: Sequence[Series], values: Sequence[np.ndar
         )
 
 
-def _level(figure: go.Figure, level: float, text: str, theme: Palette) -> None:
+def _level(figure: go.Figure, level: float, text: str, theme: Palette, side: str) -> None:
+    """A dashed line with its name outside of what it bounds, at the right, where no curve passes."""
     figure.add_hline(level, line={"color": theme.muted, "width": 1, "dash": "dash"})
     figure.add_annotation(
-        x=0.005, xref="paper", xanchor="left", y=level, yanchor="bottom", text=label(text), showarrow=False,
+        x=0.93, xref="paper", xanchor="right", y=level, yanchor=side, text=label(text), showarrow=False,
         font={"size": 10, "color": theme.muted},
     )  # fmt: skip
 
 
-def _finished(figure: go.Figure, axis: Axis, theme: Palette, x_title: str, y_title: str, unit: str, size: int | None) -> go.Figure:
+def _finished(
+    figure: go.Figure, axis: Axis, theme: Palette, titles: tuple[str, str], view: tuple[str, int | None], values: Sequence[np.ndarray]
+) -> go.Figure:
+    """Axes, room for the names of the levels, and the size in view."""
+    unit, size = view
     if size is not None:
         at = float(axis.place(size))
         figure.add_vline(at, line={"color": theme.positive, "width": 2})
@@ -131,7 +139,10 @@ def _finished(figure: go.Figure, axis: Axis, theme: Palette, x_title: str, y_tit
             x=at, y=1, yref="paper", yanchor="bottom", text=label(f"{size:,} {unit} in view"), showarrow=False,
             font={"size": 11, "color": theme.positive},
         )  # fmt: skip
-    legend = {"orientation": "h", "y": -0.24, "yanchor": "top", "x": 0, "title": None}
-    margin = {"l": 56, "r": 16, "t": 26, "b": 84}
-    figure = style(figure, theme, 380, yaxis_title=label(y_title), hovermode="closest", legend=legend, margin=margin)
-    return figure.update_xaxes(**axis.layout(label(x_title)))
+    legend = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "title": None}
+    every = np.concatenate([*values, [0.0]])
+    low, high = float(np.nanmin(every)), float(np.nanmax(every))
+    room = 0.11 * max(high - low, 1e-6)
+    figure = style(figure, theme, 370, hovermode="closest", legend=legend, showlegend=True, margin={"l": 56, "r": 16, "t": 26, "b": 80})
+    figure.update_yaxes(title=label(titles[1]), range=[low - room, high + room], zeroline=False)
+    return figure.update_xaxes(**axis.layout(label(titles[0])))

@@ -75,7 +75,7 @@ def layered(vertices: Sequence[Vertex], lines: Sequence[Line], frame: Frame, the
     """Width says |score|, blue helps and orange (dotted) hinders, grey lines have no score."""
     figure = go.Figure()
     top = max((abs(line.score) for line in lines if line.score is not None), default=0.0) or 1.0
-    arcs = [_arc(line, frame) for line in lines]
+    arcs = [arc(line, frame) for line in lines]
     for (sign, level), members in sorted(_groups(lines, top).items()):
         x, y = _joined([arcs[i] for i in members])
         figure.add_scatter(x=x, y=y, mode="lines", line=_pen(sign, level, theme), hoverinfo="skip", showlegend=False)
@@ -101,12 +101,12 @@ def _groups(lines: Sequence[Line], top: float) -> dict[tuple[int, int], list[int
 
 def _pen(sign: int, level: int, theme: Palette) -> dict[str, Any]:
     if sign == 0:
-        return {"color": translucent(theme.muted, 0.3), "width": 1}
+        return {"color": translucent(theme.muted, 0.18), "width": 1}
     colour = theme.negative if sign < 0 else theme.positive
     return {"color": translucent(colour, 0.4 + 0.12 * level), "width": WIDTHS[level], "dash": "solid" if sign < 0 else "dot"}
 
 
-def _arc(line: Line, frame: Frame) -> Float[np.ndarray, "point 2"]:
+def arc(line: Line, frame: Frame) -> Float[np.ndarray, "point 2"]:
     """A quadratic Bézier curve, bowed to the side where both ends stand in one column."""
     start, end = np.array(frame.place(line.source)), np.array(frame.place(line.to))
     same = abs(start[0] - end[0]) < 0.3
@@ -139,7 +139,8 @@ def _draw_vertices(figure: go.Figure, vertices: Sequence[Vertex], frame: Frame, 
         textfont={"size": 11, "color": theme.text},
         marker={
             "symbol": [SYMBOLS[parse(v.name).kind] for v in vertices],
-            "size": [15 if parse(v.name).kind == "logits" else 10 for v in vertices],
+            "size": _sizes(vertices),
+            "opacity": 1,
             "color": [_colour(v, theme) for v in vertices],
             "line": {"width": 1, "color": theme.background},
         },
@@ -148,6 +149,12 @@ def _draw_vertices(figure: go.Figure, vertices: Sequence[Vertex], frame: Frame, 
         cliponaxis=False,
         showlegend=False,
     )
+
+
+def _sizes(vertices: Sequence[Vertex]) -> list[float]:
+    """Pixels across, so that the area grows with |score|."""
+    top = max((abs(v.score) for v in vertices if v.score is not None), default=0.0) or 1.0
+    return [15.0 if v.score is None else 8.0 + 10.0 * float(np.sqrt(abs(v.score) / top)) for v in vertices]
 
 
 def _colour(vertex: Vertex, theme: Palette) -> str:
