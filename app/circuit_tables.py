@@ -53,7 +53,7 @@ def _verdict(view: View, n: int) -> str:
     parts += [f"{percent(figures.get('same_sign'))} agree in sign"]
     own = [(kind, figures.get(f"pearson_{kind}")) for kind in circuit_words.KINDS]
     parts += [", ".join(f"{circuit_words.KINDS[kind]} {two(r)}" for kind, r in own if r is not None)]
-    return "; ".join(part for part in parts if part) + ". On the dotted line both are equal."
+    return "; ".join(part for part in parts if part) + ". On the dotted line both are equal; the axes are logarithmic away from zero."
 
 
 def nodes(view: View) -> None:

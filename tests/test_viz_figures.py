@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from interp.viz import circuit_curves, circuit_graph, circuits, grids, histograms, patterns
-from interp.viz.charts import label, translucent
+from interp.viz.charts import label, signed_log, signed_log_axis, translucent
 from interp.viz.colours import DARK, LIGHT
 
 
@@ -206,6 +206,19 @@ def test_lines_begin_and_end_at_their_nodes_and_bow_within_a_column():
 
 def test_a_graph_of_nothing_is_still_a_picture():
     assert circuit_graph.layered([circuit_graph.Vertex("embed"), circuit_graph.Vertex("logits")], [], FRAME, DARK).data
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30))
+def test_a_signed_logarithmic_axis_keeps_order_and_sign_and_holds_all_values(values):
+    x = np.array(values)
+    unit, layout = signed_log_axis(x)
+    places = signed_log(x, unit)
+    assert (np.sign(places) == np.sign(x)).all() or unit > 1e12 * np.abs(x[x != 0]).min()
+    assert (np.diff(places[np.argsort(x)]) >= 0).all()
+    assert layout["range"][0] <= places.min()
+    assert layout["range"][1] >= places.max()
+    assert 0.0 in layout["tickvals"]
+    assert len(layout["tickvals"]) <= 9
 
 
 def test_labels_carry_no_markup():

@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from interp.viz.charts import label, style
+from interp.viz.charts import label, signed_log, signed_log_axis, style
 from interp.viz.colours import Palette
 
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up")
@@ -55,21 +55,26 @@ class Audited:
 
 
 def agreement(kinds: Mapping[str, Audited], theme: Palette, unit: str) -> go.Figure:
-    """Score against exact effect, a colour and a shape for each kind; on the dotted line they are equal. Names are in the hover text."""
+    """Score against exact effect, a colour and a shape for each kind; on the dotted line they are equal. Names are in the hover text.
+
+    Most effects are tiny and a few large, so both axes are logarithmic away from zero, in the same way.
+    """
     every = np.concatenate([np.concatenate([one.exact, one.score]) for one in kinds.values()])
-    bound = [float(every.min()), float(every.max())]
+    near, axis = signed_log_axis(every)
+    bound = axis["range"]
     figure = go.Figure()
     figure.add_scatter(
         x=bound, y=bound, mode="lines", line={"color": theme.muted, "dash": "dot"}, hoverinfo="skip", name="equal", showlegend=True
     )
     for i, (kind, one) in enumerate(kinds.items()):
         figure.add_scatter(
-            x=one.exact,
-            y=one.score,
+            x=signed_log(one.exact, near),
+            y=signed_log(one.score, near),
             mode="markers",
             name=label(kind),
-            customdata=[[label(n)] for n in one.names],
+            customdata=[[label(n), exact, score] for n, exact, score in zip(one.names, one.exact, one.score, strict=True)],
             marker={"color": theme.series[i % len(theme.series)], "size": 7, "symbol": SYMBOLS[i % len(SYMBOLS)], "opacity": 0.8},
-            hovertemplate="%{customdata[0]}<br>exact %{x:.4f}<br>score %{y:.4f}<extra></extra>",
+            hovertemplate="%{customdata[0]}<br>exact %{customdata[1]:.4f}<br>score %{customdata[2]:.4f}<extra></extra>",
         )
-    return style(figure, theme, 380, xaxis_title=label(f"exact effect of ablation ({unit})"), yaxis_title=label(f"score ({unit})"))
+    figure = style(figure, theme, 380, xaxis_title=label(f"exact effect of ablation ({unit})"), yaxis_title=label(f"score ({unit})"))
+    return figure.update_xaxes(**axis).update_yaxes(**axis)
