@@ -56,10 +56,11 @@ def curves(view: View) -> None:
         own = str(view.config.get("ablation", "resample"))
         options = sorted(found, key=lambda name: (name != own, name))
         choice(session.query().get("ablation"), "ablation", options)
-        label = "what is not kept writes"
-        ablation = (
-            st.segmented_control(label, options, default=options[0], key="ablation", bind="query-params", required=True) or options[0]
-        )
+        ablation, label = options[0], "what is not kept writes"
+        if len(options) > 1:
+            ablation = (
+                st.segmented_control(label, options, default=ablation, key="ablation", bind="query-params", required=True) or ablation
+            )
         lines, units = found[ablation], f"{view.unit}s" if view.scope == "all" else "heads"
         name, measure = circuit_words.metric(view.config)
         left, right = st.columns(2)

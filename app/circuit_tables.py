@@ -17,8 +17,9 @@ from interp.viz.circuits import Audited, agreement
 from interp.viz.html import Html, element, join, percent, table
 from interp.viz.strip import Token, chip, strip
 
-MOST, WORST, PAIRS = 40, 5, 4
+MOST, WORST, PAIRS, MORE = 40, 5, 2, 12
 ANY = "any node"
+PROMPT = ("pair", "clean, then corrupt", "answer", "wrong")
 SPLITS = {"train": "to score", "test": "to measure the curves", "mean": "only for the means of mean ablation"}
 
 
@@ -117,10 +118,13 @@ def prompts(run: Run) -> None:
         vocab = session.read(readers.vocabulary, run)
         with readers.reading(run, "prompts.parquet"):
             splits = rows["split"].to_pylist()
-            lines = [_line(vocab, r) for r in rows.slice(0, PAIRS).to_pylist()]
-        st.html(table(("pair", "clean, then corrupt", "answer", "wrong"), lines))
+            lines = [_line(vocab, r) for r in rows.slice(0, PAIRS + MORE).to_pylist()]
+        st.html(table(PROMPT, lines[:PAIRS]))
+        if len(lines) > PAIRS:
+            with st.expander(f"{len(lines) - PAIRS} more pairs"):
+                st.html(table(PROMPT, lines[PAIRS:]))
         counts = ", ".join(f"{splits.count(split)} {use}" for split, use in SPLITS.items() if split in splits)
-        st.html(element("p", f"The first {len(lines)} of {len(rows)} pairs: {counts}.", class_="quiet"))
+        st.html(element("p", f"{len(rows)} pairs in all: {counts}.", class_="quiet"))
 
 
 def _line(vocab: readers.Vocabulary, r: Mapping[str, Any]) -> tuple[object, ...]:

@@ -77,7 +77,7 @@ def lead(run: Run, nodes: readers.Columns, rows: readers.Columns, unit: str) -> 
     said = element("p", element("b", method(run)), f" {way}. {score}", signs)
     st.html(element("div", element("p", " ".join(s for s in sentences if s)), said, element("p", names(nodes, rows)), class_="lead"))
     groups = circuit_words.grouped(summary, measure)
-    st.html(element("div", *(_card(group, figures) for group, figures in groups.items()), class_="cards"))
+    st.html(element("div", *(_card(group, figures) for group, figures in groups.items()), class_="cards figures"))
     with st.expander("What these figures mean"):
         st.html(element("p", "Brackets are 95 % intervals over prompts.", class_="quiet"))
         for group, figures in groups.items():

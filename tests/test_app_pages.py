@@ -315,7 +315,7 @@ def test_a_circuit_page_groups_its_figures_defines_its_names_and_counts_its_prom
     assert [g for g in groups if f'class="card"><h4>{g}</h4>' not in drawn] == []
     assert " is head " in drawn
     assert "the MLP of layer " in drawn
-    assert "The first 4 of 6 pairs: 2 to score, 2 to measure the curves, 2 only for the means" in drawn
+    assert "6 pairs in all: 2 to score, 2 to measure the curves, 2 only for the means" in drawn
     assert "Corrupt prompts: the second mention of the subject becomes a third name." in drawn
 
 

@@ -94,7 +94,7 @@ def completeness_curve(series: Sequence[Series], theme: Palette, unit: str, metr
         ends = known[0].complement[~np.isnan(known[0].complement)]
         whole, none = float(ends[0]), float(ends[-1])
         _level(figure, none, f"all {unit} ablated", theme, "top" if none < whole else "bottom")
-        _level(figure, whole, "whole model", theme, "bottom" if none < whole else "top")
+        _level(figure, whole, "whole model", theme, "bottom" if none < whole else "top", right=True)
     values = [line.complement for line in known]
     return _finished(figure, axis, theme, (f"{unit} taken away, all others kept", metric), (unit, size), values)
 
@@ -117,12 +117,12 @@ def _lines(figure: go.Figure, series: Sequence[Series], values: Sequence[np.ndar
         )
 
 
-def _level(figure: go.Figure, level: float, text: str, theme: Palette, side: str) -> None:
-    """A dashed line with its name outside of what it bounds, at the right, where no curve passes."""
+def _level(figure: go.Figure, level: float, text: str, theme: Palette, side: str, right: bool = False) -> None:
+    """A dashed line with its name outside of what it bounds, at the end from which the curves are far."""
     figure.add_hline(level, line={"color": theme.muted, "width": 1, "dash": "dash"})
     figure.add_annotation(
-        x=0.93, xref="paper", xanchor="right", y=level, yanchor=side, text=label(text), showarrow=False,
-        font={"size": 10, "color": theme.muted},
+        x=0.99 if right else 0.01, xref="paper", xanchor="right" if right else "left", y=level, yanchor=side, text=label(text),
+        showarrow=False, font={"size": 10, "color": theme.muted},
     )  # fmt: skip
 
 
