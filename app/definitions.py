@@ -1,5 +1,7 @@
 """What each number means, in one sentence, for the small print under every title."""
 
+from app import circuit_words
+
 METRICS: dict[str, tuple[str, str]] = {
     "loss": ("Loss", "What is minimised: reconstruction plus the terms of the architecture."),
     "fvu": (
@@ -53,37 +55,14 @@ HEAD_METRICS: dict[str, tuple[str, str]] = {
     ),
 }
 
-# Figures of the summaries of heads and circuit runs.
+# Figures of the summaries of heads runs; those of circuit runs are in circuit_words.py.
 FIGURES: dict[str, tuple[str, str]] = {
     "n_heads": ("heads", "Attention heads of the model, written layer.head."),
     "top_previous_token": ("most previous-token", "Head that attends most to the token before, and its score (0 to 1)."),
     "top_induction": ("most induction", "Head that attends most to what came after the token the last time, and its score."),
     "top_duplicate_token": ("most duplicate-token", "Head that attends most to an earlier copy of the token, and its score."),
-    "pairs": ("pairs", "Prompts and their corrupt twins: one half scores the nodes, the other half measures the circuits."),
-    "corruption": (
-        "corruption",
-        "What the corrupt prompt changes. s2: the second mention of the subject becomes a third name; abc: three fresh names; "
-        "flip: it becomes the other name.",
-    ),
-    "ranking": ("ranking", "Order in which nodes enter a circuit. helping: ablating it hurts most first; absolute: largest effect first."),
-    "logit_diff_clean": ("logit difference", "Logit of the right name minus that of the wrong one, mean over the clean prompts."),
-    "logit_diff_corrupt": ("when corrupt", "The same difference, for the same answers, after the corrupt prompts."),
-    "accuracy": ("accuracy", "Share of the clean prompts, 0 to 1, on which the right name has the higher logit."),
-    "pearson_heads": ("r of heads", "Correlation (Pearson) of attribution, the fast estimate, with exact ablation."),
-    "pearson_mlps": ("r of MLPs", "The same over the MLPs."),
-    "spearman_heads": ("rank r of heads", "Correlation of the ranks (Spearman), which one large effect alone cannot make high."),
-    "top20_resample": (
-        "20 best heads",
-        "Faithfulness of the 20 heads that help most, every MLP running and the other heads resampled: each holds what it computes on the "
-        "corrupt prompt. 1 is the whole model, 0 none of its heads; above 1, heads that work against the task are ablated.",
-    ),
-    "top20_mean": ("by mean", "The same, the other heads set to their mean."),
-    "random20_resample": ("20 random heads", "The same for 20 heads drawn at random, resampled."),
 }
 
-TASKS: dict[str, str] = {
-    "ioi": "Indirect object identification: of two names, the one that was said once comes next (Wang et al. 2022).",
-}
 SITE = (
     "site",
     "Where in the model a dictionary reads and writes, layer.stream: 10.resid_post is the residual stream after layer 10, counted from 0.",
@@ -138,9 +117,15 @@ GROUPS: dict[str, tuple[tuple[int, ...], str]] = {
 
 def title(metric: str) -> str:
     """The title of a metric, or its name."""
-    return (METRICS | HEAD_METRICS | FIGURES).get(metric, (metric.replace("_", " "), ""))[0]
+    of_circuit = circuit_words.figure(metric)
+    return of_circuit.full_title if of_circuit else _known(metric)[0]
 
 
 def meaning(metric: str) -> str:
     """The definition of a metric, or nothing."""
-    return (METRICS | HEAD_METRICS | FIGURES).get(metric, ("", ""))[1]
+    of_circuit = circuit_words.figure(metric)
+    return of_circuit.meaning if of_circuit else _known(metric)[1]
+
+
+def _known(metric: str) -> tuple[str, str]:
+    return (METRICS | HEAD_METRICS | FIGURES).get(metric, (metric.replace("_", " "), ""))

@@ -154,7 +154,17 @@ def title(run: Run) -> str:
         train = run.parent("dictionary")
         return f"{session.glance(readers.config, session.tokens_run(run)).get('model', '?')} · {dictionary(train).name}"
     config = session.glance(readers.config, run)
-    return " · ".join(part for part in (str(config.get("model", "?")), task(run).upper()) if part)
+    return " · ".join(part for part in (str(config.get("model", "?")), task_title(task(run)), method(run)) if part)
+
+
+def task_title(name: str) -> str:
+    """A task as it is called in titles: IOI; a file of prompts by its name."""
+    return Path(name).name if "." in name else name.replace("_", " ").upper()
+
+
+def method(run: Run) -> str:
+    """The method of a circuit run, as its summary names it; nothing for other runs."""
+    return str(session.glance(readers.summary, run).get("method", "")) if run.stage == "circuit" else ""
 
 
 def task(run: Run) -> str:

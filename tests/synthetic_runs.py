@@ -1,10 +1,12 @@
 """A small, complete and self-consistent family of run folders, written with numpy and pyarrow only.
 
 Every statistic is computed from one matrix of activations, so that the pages can be checked against it: a cache of sentences, four
-dictionaries (one described, all evaluated), one training in progress, head scores with patterns, and a circuit.
+dictionaries (one described, all evaluated), one training in progress, head scores with patterns, and a circuit of
+nodes and one of edges.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -16,6 +18,8 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from interp import runs
+from interp.circuits.names import Shape
+from interp.circuits.report import SCHEMAS
 from interp.runs import Draft, Run
 
 MODEL = "smollm2"
@@ -60,6 +64,8 @@ class Family:
     describe: Run
     heads: Run
     circuit: Run
+    edges: Run
+    """A circuit run that scores edges."""
     acts: np.ndarray
     tokens: np.ndarray
 
@@ -395,56 +401,125 @@ def write_heads(root: Path, rng: np.random.Generator, vocab: list[bytes], tokens
 
 
 def write_circuit(root: Path, rng: np.random.Generator, vocab: list[bytes]) -> Run:
-    nodes = [(f"{i}.z.{h}", "head", i, h) for i in range(LAYERS) for h in range(HEADS)] + [
-        (f"{i}.mlp_out", "mlp", i, None) for i in range(LAYERS)
-    ]
+    """A run that scores nodes: attribution, every node ablated exactly, two ablations and two scopes."""
+    nodes = _circuit_nodes()
     exact = (rng.standard_t(2, len(nodes)) * 0.12 - 0.05).astype(np.float32)
     guess = (exact * 0.85 + rng.normal(0, 0.05, len(nodes))).astype(np.float32)
-    sizes = [0, 1, 2, 4, 8, 16, 32, len(nodes)]
-    series = [("exact", 0, 9.0), ("attribution", 0, 6.0), *(("random", seed, 1.0) for seed in range(3))]
-    share = np.array(sizes) / len(nodes)
+
+    def fill(work: Draft) -> None:
+        both = {"score": (guess, 0.03), "exact": (exact, 0.04)}
+        write_parquet(work, "nodes.parquet", _node_columns(nodes, both))
+        rates, n = {"method": 6.0, "exact": 9.0, "random": 1.0}, {"heads": LAYERS * HEADS, "all": len(nodes)}
+        parts = [_curve_rows("node", scope, ablation, n[scope], rates) for ablation, scope in product(("mean", "resample"), n)]
+        curves = [row for part in parts for row in part]
+        write_parquet(work, "curve.parquet", {name: [row[name] for row in curves] for name in curves[0]})
+        _write_prompts(work, vocab)
+        figures = {"pearson": 0.93, "spearman": 0.91, "same_sign": 0.96, "pearson_heads": 0.93, "pearson_mlps": 0.7, "audited": len(nodes)}
+        figures |= {"top20_resample_method": 0.71, "top20_resample_method_low": 0.6, "top20_resample_method_high": 0.8}
+        figures |= {"top20_resample_random": 0.03, "top_heads": ["5.4"], **_areas()}
+        work.write_json("summary.json", {**_circuit_head("attribution", "node"), **figures})
+
+    return make_run(root, "circuit", _circuit_config("Attribution"), {}, f"interp circuit ioi --model {MODEL}", fill)
+
+
+def write_edge_circuit(root: Path, rng: np.random.Generator, vocab: list[bytes]) -> Run:
+    """A run that scores edges: every edge of a model with grouped keys and values, of which a sample is ablated exactly."""
+    edges = Shape(LAYERS, HEADS, HEADS // 2).edges(grouped=True)
+    score = (rng.standard_t(2, len(edges)) * 0.01 - 0.002).astype(np.float32)
+    sampled = rng.permutation(len(edges))[:120]
+    exact = np.full(len(edges), np.nan, np.float32)
+    exact[sampled] = score[sampled] * 0.9 + rng.normal(0, 0.002, len(sampled))
+    nodes = _circuit_nodes()
+
+    def fill(work: Draft) -> None:
+        sums = {name: 0.0 for name, *_ in nodes}
+        short = {(f"m{layer}" if head is None else f"{layer}.{head}"): name for name, _, layer, head in nodes}
+        for (source, _), value in zip(edges, score.tolist(), strict=True):
+            if source in short:
+                sums[short[source]] += value
+        write_parquet(work, "nodes.parquet", _node_columns(nodes, {"score": (np.array(list(sums.values()), np.float32), None)}))
+        table: dict[str, Any] = {"source": [s for s, _ in edges], "destination": [d for _, d in edges]}
+        table |= _scores({"score": (score, 0.004), "exact": (exact, 0.003)}, len(edges))
+        table |= {"same_sign": rng.uniform(0.5, 1, len(edges)), "p_adjusted": rng.uniform(0, 1, len(edges))}
+        write_parquet(work, "edges.parquet", table)
+        curves = _curve_rows("edge", "all", "resample", len(edges), {"method": 9.0, "random": 0.5})
+        write_parquet(work, "curve.parquet", {name: [row[name] for row in curves] for name in curves[0]})
+        _write_prompts(work, vocab)
+        figures = {"pearson": 0.95, "spearman": 0.9, "same_sign": 0.97, "pearson_q": 0.9, "pearson_logits": 1.0, "audited": len(sampled)}
+        figures |= {"edges1_resample_method": 0.47, "edges1_resample_method_low": 0.33, "edges1_resample_method_high": 0.62}
+        figures |= {"edges1_resample_random": 0.0, "top_edges": ["7.3->logits"], **_areas()}
+        work.write_json("summary.json", {**_circuit_head("eap", "edge"), **figures})
+
+    return make_run(root, "circuit", _circuit_config("Eap"), {}, f"interp circuit ioi --model {MODEL} --method eap", fill)
+
+
+def _circuit_nodes() -> Sequence[tuple[str, str, int, int | None]]:
+    layers = range(LAYERS)
+    return [(f"{i}.z.{h}", "head", i, h) for i in layers for h in range(HEADS)] + [(f"{i}.mlp_out", "mlp", i, None) for i in layers]
+
+
+def _circuit_config(method: str) -> dict[str, Any]:
+    config = {"kind": "Circuit", "model": MODEL, "task": "ioi", "method": {"kind": method}, "ablation": "resample", "objective": "metric"}
+    return config | {"pairs": 4, "reference": 2, "corruption": "s2", "ranking": "helping", "seed": 0}
+
+
+def _circuit_head(method: str, unit: str) -> dict[str, Any]:
+    head = {"method": method, "unit": unit, "ablation": "resample", "objective": "metric", "pairs": 4, "corruption": "s2"}
+    return head | {"ranking": "helping", "metric_clean": 4.3, "metric_corrupt": -4.1, "accuracy": 0.98}
+
+
+def _areas() -> dict[str, float]:
+    return {"cpr_method": 0.85, "cpr_method_low": 0.6, "cpr_method_high": 1.1, "cmd_method": 0.15, "cpr_random": 0.2, "cmd_random": 0.8}
+
+
+def _node_columns(
+    nodes: Sequence[tuple[str, str, int, int | None]], scores: Mapping[str, tuple[np.ndarray, float | None]]
+) -> dict[str, Any]:
+    columns = dict(zip(("node", "kind", "layer", "head"), ([n[i] for n in nodes] for i in range(4)), strict=True))
+    return columns | _scores(scores, len(nodes))
+
+
+def _scores(given: Mapping[str, tuple[np.ndarray, float | None]], n: int) -> dict[str, Any]:
+    """Columns of scores with their intervals, null where there is none."""
+    out: dict[str, Any] = {}
+    for name in ("score", "exact"):
+        value, half = given.get(name, (np.full(n, np.nan), None))
+        half = np.nan if half is None else half
+        for end, column in (("", value), ("_low", value - half), ("_high", value + half)):
+            out[f"{name}{end}"] = [None if np.isnan(v) else float(v) for v in column]
+    return out
+
+
+def _curve_rows(unit: str, scope: str, ablation: str, n: int, rates: dict[str, float]) -> list[dict[str, Any]]:
+    """A curve of each series; random orders have three seeds, and a complement at both ends alone."""
+    sizes = sorted({0, 1, 2, 4, 8, 16, 32, n} if unit == "node" else {0, *(round(n * s) for s in (0.002, 0.01, 0.05, 0.2, 0.5)), n})
+    rows = []
+    for series, seed in [(name, seed) for name in rates for seed in range(3 if name == "random" else 1)]:
+        for size in sizes:
+            share, rate = size / n, rates[series]
+            f = (1 - np.exp(-rate * share)) / (1 - np.exp(-rate)) + 0.05 * seed * share * (1 - share)
+            rest = 4.3 * (1 - f) if series != "random" or size in (0, n) else None
+            where = {"series": series, "seed": seed, "unit": unit, "nodes": scope, "ablation": ablation, "n": size, "kept": size // 2}
+            rows.append(
+                where | {"share": share, "faithfulness": f, "low": f - 0.04, "high": f + 0.04, "metric": 4.3 * f, "complement": rest}
+            )
+    return rows
+
+
+def _write_prompts(work: Draft, vocab: list[bytes]) -> None:
     ids = {raw: i for i, raw in enumerate(vocab)}
     clean = [ids[b" " + w.encode()] for w in SENTENCES[0].split()[:-2]]
     swap = {ids[b" John"]: ids[b" Mary"], ids[b" Mary"]: ids[b" John"]}
     corrupt = [swap.get(t, t) if i > 8 else t for i, t in enumerate(clean)]
+    rows = {"pair": range(6), "clean": [clean] * 6, "corrupt": [corrupt] * 6, "answer": [ids[b" Mary"]] * 6, "wrong": [[ids[b" John"]]] * 6}
+    write_parquet(work, "prompts.parquet", rows | {"split": ["train"] * 2 + ["test"] * 2 + ["mean"] * 2})
+    write_vocabulary(work, vocab)
 
-    def fill(work: Draft) -> None:
-        float32 = {"attribution": guess, "attribution_low": guess - 0.03, "attribution_high": guess + 0.03}
-        float32 |= {"exact": exact, "exact_low": exact - 0.04, "exact_high": exact + 0.04}
-        table = {"node": [n[0] for n in nodes], "kind": [n[1] for n in nodes], "layer": pa.array([n[2] for n in nodes], pa.int16())}
-        table |= {"head": pa.array([n[3] for n in nodes], pa.int16()), **{k: pa.array(v, pa.float32()) for k, v in float32.items()}}
-        pq.write_table(pa.table(table), work.path / "nodes.parquet")
-        rows = []
-        for (name, seed, rate), ablation, nodes_of in product(series, ("resample", "mean"), ("heads", "all")):
-            f = (1 - np.exp(-rate * share)) / (1 - np.exp(-rate)) + (0.05 * seed * share * (1 - share))
-            rows += [
-                (name, nodes_of, ablation, n, s, v, v - 0.04, v + 0.04, 4.3 * v, seed) for n, s, v in zip(sizes, share, f, strict=True)
-            ]
-        kinds = (pa.utf8(), pa.utf8(), pa.utf8(), pa.int32(), *[pa.float32()] * 5, pa.int32())
-        names = ("series", "nodes", "ablation", "n_nodes", "share", "faithfulness", "low", "high", "logit_diff", "seed")
-        pq.write_table(pa.table({n: pa.array([r[i] for r in rows], kinds[i]) for i, n in enumerate(names)}), work.path / "curve.parquet")
-        prompts = {
-            "pair": pa.array([0, 1], pa.int32()),
-            "clean": pa.array([clean] * 2, pa.list_(pa.int32())),
-            "corrupt": pa.array([corrupt] * 2, pa.list_(pa.int32())),
-        }
-        prompts |= {"answer": pa.array([ids[b" Mary"]] * 2, pa.int32()), "wrong": pa.array([[ids[b" John"]]] * 2, pa.list_(pa.int32()))}
-        pq.write_table(pa.table(prompts), work.path / "prompts.parquet")
-        write_vocabulary(work, vocab)
-        work.write_json(
-            "summary.json",
-            {
-                "logit_diff_clean": 4.3,
-                "logit_diff_corrupt": -4.1,
-                "accuracy": 0.98,
-                "pearson_heads": 0.93,
-                "top20_resample": None,
-                "top_heads": ["5.z.4"],
-            },
-        )
 
-    config = {"kind": "Circuit", "model": MODEL, "task": {"kind": "Ioi", "pairs": 64}, "seed": 0}
-    return make_run(root, "circuit", config, {}, f"interp circuit ioi --model {MODEL}", fill)
+def write_parquet(work: Draft, name: str, columns: dict[str, Any]) -> None:
+    """A table of a circuit run in the schema of `interp.circuits.report`."""
+    schema = SCHEMAS[name]
+    pq.write_table(pa.table({c: pa.array(columns[c], schema.field(c).type) for c in schema.names}, schema=schema), work.path / name)
 
 
 def write_family(root: Path, hostile: bool = False, seed: int = 0) -> Family:
@@ -459,8 +534,9 @@ def write_family(root: Path, hostile: bool = False, seed: int = 0) -> Family:
     evaluates = tuple(write_evaluate(root, train) for train in trains)
     describe = write_describe(root, rng, trains[2], acts, tokens, len(vocab))
     heads, circuit = write_heads(root, rng, vocab, tokens), write_circuit(root, rng, vocab)
+    edges = write_edge_circuit(root, rng, vocab)
     write_running(root, rng, cache)
-    return Family(root, cache, trains, evaluates, describe, heads, circuit, acts, tokens)
+    return Family(root, cache, trains, evaluates, describe, heads, circuit, edges, acts, tokens)
 
 
 if __name__ == "__main__":

@@ -127,8 +127,11 @@ def test_a_run_of_another_stage_is_refused(visit, family):
         ("head", "h", "x", "names no head"),
         ("head", "ex", "7", "from 0 to 1"),
         ("head", "q", "18", "from 0 to 17"),
-        ("circuit", "n", "1000", "whole number"),
-        ("circuit", "by", "magic", "choose one of exact"),
+        ("circuit", "n", "100000", "whole number"),
+        ("circuit", "by", "magic", "choose one of score"),
+        ("circuit", "by", "exact", "choose one of score"),
+        ("circuit", "scope", "heads", "choose one of all"),
+        ("circuit", "node", "99.0", "choose one of any node, embed, 0.0"),
         ("circuit", "ablation", "zero", "choose one of resample"),
         ("runs", "y", "beauty", "choose one of fvu"),
         ("runs", "x", "time", "choose one of tokens"),
@@ -158,7 +161,10 @@ def test_an_address_restores_the_explorer_view(visit, family):
 def test_an_address_restores_the_other_views(visit, family):
     assert "What token 3 attends to" in text(visit("head", run=family.heads.id, h="5.4", ex="1", q="3"))
     assert "Head 2.3<" in text(visit("heads", run=family.heads.id, metric="entropy", h="2.3"))
-    assert "7 nodes by attribution" in text(visit("circuit", run=family.circuit.id, by="attribution", n="7", scope="heads"))
+    assert "7 nodes by exact" in text(visit("circuit", run=family.circuit.id, by="exact", n="7", scope="heads"))
+    at = visit("circuit", run=family.edges.id, n="137", node="7.3")
+    assert "137 edges by score" in text(at)
+    assert at.selectbox(key="node").value == "7.3"
     at = visit("runs", sel=[family.trains[0].id], m=["fvu"], y="kl")
     assert at.multiselect(key="sel").value == [family.trains[0].id]
     assert at.selectbox(key="y").value == "kl"
@@ -180,7 +186,7 @@ def test_without_an_address_the_newest_run_and_a_live_latent_are_shown(visit, fa
         ("feature", ("density", "max, mean", "p50, p90, p99", "token entropy", "encoder · decoder", "decoder norm", "skew", "at")),
         ("heads", ("Induction", "Attention sink", "Copying")),
         ("head", ("Induction", "Attention sink", "Copying")),
-        ("circuit", ("logit difference", "accuracy")),
+        ("circuit", ("accuracy", "metric, clean", "Pearson r", "same sign", "1 % of edges", "CPR", "CMD")),
     ],
 )
 def test_a_page_says_what_its_names_mean(visit, page, names):
@@ -271,9 +277,54 @@ def test_prompts_of_another_version_are_a_sentence_and_leave_the_rest(visit, cop
     entry = {"size": path.stat().st_size, "sha256": sha256(path)}
     manifest = json.loads((copy.circuit.path / "manifest.json").read_text())
     (copy.circuit.path / "manifest.json").write_text(json.dumps({**manifest, "files": {**manifest["files"], path.name: entry}}))
-    drawn = text(visit("circuit", copy.root))
+    drawn = text(visit("circuit", copy.root, run=copy.circuit.id))
     assert "prompts.parquet cannot be read (TypeError)" in drawn
-    assert "nodes by exact" in drawn
+    assert "nodes by score" in drawn
+
+
+def test_a_circuit_of_an_earlier_version_is_a_sentence_with_its_command(visit, copy):
+    path = copy.circuit.path / "nodes.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["score", "score_low", "score_high"]), path)
+    entry = {"size": path.stat().st_size, "sha256": sha256(path)}
+    manifest = json.loads((copy.circuit.path / "manifest.json").read_text())
+    (copy.circuit.path / "manifest.json").write_text(json.dumps({**manifest, "files": {**manifest["files"], path.name: entry}}))
+    drawn = text(visit("circuit", copy.root, run=copy.circuit.id))
+    assert "made by an earlier version: its nodes.parquet has no column score; make the run anew: interp circuit ioi" in drawn
+    assert f"circuit?run={copy.edges.id}" in drawn
+    assert "cannot be shown" not in text(visit("home", copy.root))
+
+
+@pytest.mark.parametrize("name", ["curve.parquet", "prompts.parquet"])
+def test_a_missing_table_of_a_circuit_shows_the_command_and_leaves_the_rest(visit, copy, name):
+    for run in (copy.circuit, copy.edges):
+        forget(run, name)
+        at = visit("circuit", copy.root, run=run.id)
+        assert commands(at).count(run.command) == 1
+        assert "The circuit in view" in text(at)
+
+
+def test_a_circuit_without_edges_shows_the_command(visit, copy):
+    forget(copy.edges, "edges.parquet")
+    assert commands(visit("circuit", copy.root, run=copy.edges.id)).count(copy.edges.command) == 1
+
+
+@pytest.mark.parametrize("kind", ["circuit", "edges"])
+def test_a_circuit_page_groups_its_figures_defines_its_names_and_counts_its_prompts(visit, family, kind):
+    drawn = text(visit("circuit", run=getattr(family, kind).id))
+    groups = ("Task", "Agreement with exact effects", "Faithfulness", "Areas under the curve")
+    assert [g for g in groups if f'class="card"><h4>{g}</h4>' not in drawn] == []
+    assert " is head " in drawn
+    assert "the MLP of layer " in drawn
+    assert "6 pairs in all: 2 to score, 2 to measure the curves, 2 only for the means" in drawn
+    assert "Corrupt prompts: the second mention of the subject becomes a third name." in drawn
+
+
+def test_edges_are_filtered_by_the_node_that_they_touch(visit, family):
+    drawn = text(visit("circuit", run=family.edges.id, n="500", node="logits"))
+    table = drawn.split("Edges of the circuit in view")[1].split("</table>")[0]
+    assert "<td><code>logits</code></td>" in table
+    assert "m1</code></td><td><code>m2" not in table
+    assert drawn.count("<td><code>logits</code></td>") == table.count("<tr>") - 1
 
 
 def test_another_schema_names_the_command(visit, copy):
@@ -306,7 +357,7 @@ def test_a_folder_that_leads_out_of_the_root_is_not_opened(visit, copy, tmp_path
 
 
 def test_a_missing_stage_shows_its_command(visit, copy):
-    for run in (copy.heads, copy.circuit, copy.describe):
+    for run in (copy.heads, copy.circuit, copy.edges, copy.describe):
         shutil.rmtree(run.path)
     for page, line in (
         ("heads", "interp heads"),

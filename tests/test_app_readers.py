@@ -1,6 +1,7 @@
 """Readers against the arrays that the synthetic runs were made from, and files that are not as they should be."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from synthetic_runs import CONTEXT, DEAD, WIDTH, Family, vocabulary, write_arrow
 
 from app import circuits, readers, session
 from app.examples import ordered
-from interp.runs import Run
+from interp.runs import Run, sha256
 from saes.errors import InputError
 
 
@@ -157,34 +158,78 @@ def test_equal_windows_are_folded_into_the_first():
 
 
 def test_several_seeds_are_averaged_and_their_spread_is_the_band():
-    rows = [{"n_nodes": 1, "faithfulness": f, "low": f - 0.1, "high": f + 0.1, "seed": seed} for seed, f in enumerate((0.2, 0.6))]
-    line = circuits.average("random", [*rows, {"n_nodes": 0, "faithfulness": 0.0, "low": None, "high": None, "seed": 0}])
-    assert line.name == "random (2 seeds)"
-    assert line.n_nodes.tolist() == [0, 1]
+    nan = float("nan")
+    rows = [
+        {"n": 1, "kept": 3, "faithfulness": f, "low": f - 0.1, "high": f + 0.1, "complement": nan, "seed": seed}
+        for seed, f in enumerate((0.2, 0.6))
+    ]
+    line = circuits.average(
+        "random", [*rows, {"n": 0, "kept": 0, "faithfulness": 0.0, "low": nan, "high": nan, "complement": 2.0, "seed": 0}]
+    )
+    assert line.name == "random order (mean of 2)"
+    assert line.baseline
+    assert line.n.tolist() == [0, 1]
     assert line.faithfulness == pytest.approx([0.0, 0.4])
     assert line.low == pytest.approx([0.0, 0.1])
     assert line.high == pytest.approx([0.0, 0.7])
+    assert line.complement[0] == 2.0
+    assert np.isnan(line.complement[1])
 
 
 def test_curves_are_kept_apart_by_scope_and_ablation(family):
     curves = circuits.curves_of(family.circuit)
     assert set(curves) == {(scope, ablation) for scope in ("heads", "all") for ablation in ("resample", "mean")}
-    assert [line.name for line in curves["all", "mean"]] == ["exact", "attribution", "random (3 seeds)"]
+    assert [line.name for line in curves["all", "mean"]] == ["the method", "exact effects", "random order (mean of 3)"]
+    assert list(circuits.curves_of(family.edges)) == [("all", "resample")]
+
+
+def test_the_measured_size_is_the_largest_that_is_not_above_the_one_in_view(family):
+    line = circuits.curves_of(family.circuit)["all", "mean"][0]
+    assert [int(line.n[circuits.measured(line, n)]) for n in (0, 3, 4, 9)] == [0, 2, 4, 8]
+
+
+def test_the_sizes_to_choose_from_hold_those_of_the_curve_and_the_one_asked_for(family):
+    curves = circuits.curves_of(family.edges)
+    n = len(circuits.edges_of(family.edges)["score"])
+    sizes = circuits.sizes(n, curves, 137)
+    assert {0, 1, 200, 137, n, *curves["all", "resample"][0].n.tolist()} <= set(sizes)
+    assert sizes == sorted(set(sizes))
+    assert max(sizes) == n
 
 
 def test_every_node_has_its_place_in_the_grid(family):
     nodes = circuits.nodes_of(family.circuit)
     values, columns, names = circuits.layout(nodes, "exact")
     assert columns[-1] == "MLP"
-    for name, effect in zip(nodes["node"], nodes["exact"], strict=True):
+    for name, short, effect in zip(nodes["node"], nodes["name"], nodes["exact"], strict=True):
         layer, kind, *head = name.split(".")
         column = -1 if kind == "mlp_out" else int(head[0])
         assert values[int(layer), column] == pytest.approx(effect)
-        assert names[int(layer)][column] == name
+        assert names[int(layer)][column] == short == (f"m{layer}" if kind == "mlp_out" else f"{layer}.{head[0]}")
 
 
-def test_nodes_enter_in_the_order_of_the_run():
-    nodes = {"kind": np.array(["head", "mlp", "head", "head"]), "exact": np.array([-0.1, -0.9, 0.5, -0.3])}
-    assert circuits.entering(nodes, "exact", "helping", "all").tolist() == [1, 3, 0, 2]
-    assert circuits.entering(nodes, "exact", "absolute", "all").tolist() == [1, 2, 3, 0]
-    assert circuits.entering(nodes, "exact", "helping", "heads").tolist() == [3, 0, 2]
+def test_units_enter_in_the_order_of_the_run():
+    score, heads = np.array([-0.1, -0.9, 0.5, -0.3]), np.array([True, False, True, True])
+    assert circuits.entering(score, "helping").tolist() == [1, 3, 0, 2]
+    assert circuits.entering(score, "absolute").tolist() == [1, 2, 3, 0]
+    assert circuits.entering(score, "helping", heads).tolist() == [3, 0, 2]
+
+
+def test_edges_have_the_kinds_that_the_summary_correlates(family):
+    edges = circuits.edges_of(family.edges)
+    kinds = dict(zip(edges["destination"].tolist(), circuits.kinds("edge", edges).tolist(), strict=True))
+    assert {kinds[name] for name in kinds if name.endswith(".q")} == {"q"}
+    assert (kinds["1.g0.k"], kinds["1.g2.v"], kinds["m3"], kinds["logits"]) == ("k", "v", "mlp", "logits")
+
+
+def test_a_circuit_table_of_an_earlier_version_names_the_command(family, tmp_path):
+    run = Run(shutil.copytree(family.circuit.path, tmp_path / family.circuit.id))
+    for name in ("nodes.parquet", "curve.parquet"):
+        path = run.path / name
+        pq.write_table(pq.read_table(path).drop_columns(["score" if name == "nodes.parquet" else "n"]), path)
+        manifest = json.loads((run.path / "manifest.json").read_text())
+        manifest["files"][name] = {"size": path.stat().st_size, "sha256": sha256(path)}
+        (run.path / "manifest.json").write_text(json.dumps(manifest))
+    for read in (circuits.nodes_of, circuits.curves_of):
+        with pytest.raises(InputError, match=r"earlier version.*make the run anew: interp circuit ioi"):
+            read(run)

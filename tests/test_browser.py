@@ -153,11 +153,13 @@ def test_home_leads_to_the_features_and_back_returns(tab, family):
         ("feature", "run={describe}&f=41&group=bands&width=short", "Latent 41"),
         ("heads", "run={heads}&metric=previous_token&h=2.3", "Head 2.3"),
         ("head", "run={heads}&h=5.4&ex=1&q=3", "What token 3 attends to"),
-        ("circuit", "run={circuit}&by=attribution&n=7&scope=heads", "7 nodes by attribution"),
+        ("circuit", "run={circuit}&by=exact&n=7&scope=heads", "7 nodes by exact"),
+        ("circuit", "run={edges}&n=137&node=7.3", "137 edges by score"),
     ],
 )
 def test_an_address_restores_its_view_and_stays_in_the_bar(tab, family, page, query, sign):
     names = {"train": family.trains[0].id, "describe": family.describe.id, "heads": family.heads.id, "circuit": family.circuit.id}
+    names["edges"] = family.edges.id
     filled = query.format(**names)
     tab.open(page, filled).page.wait_for_selector(f"text={sign}", timeout=WAIT)
     assert {name: tab.query().get(name) for name in parse_qs(filled)} == parse_qs(filled)

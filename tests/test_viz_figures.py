@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from interp.viz import circuits, grids, histograms, patterns
-from interp.viz.charts import label, translucent
+from interp.viz import circuit_curves, circuit_graph, circuits, grids, histograms, patterns
+from interp.viz.charts import label, signed_log, signed_log_axis, translucent
 from interp.viz.colours import DARK, LIGHT
 
 
@@ -116,30 +116,109 @@ def test_a_thumbnail_is_a_picture_without_text():
     assert patterns.thumbnail(np.eye(4, dtype=np.float32), DARK).startswith('<img src="data:image/png;base64,')
 
 
-def test_node_bars_are_blue_where_the_node_helps():
+def test_bars_are_blue_where_the_node_helps():
     effects = circuits.Effects(np.array([-1.0, 0.5]), np.array([-1.2, 0.4]), np.array([-0.9, 0.7]))
-    bars = circuits.node_bars(["5.z.1", "7.mlp_out"], effects, LIGHT, "exact").data[0]
+    bars = circuits.effect_bars(["5.1", "m7"], effects, LIGHT, "score").data[0]
     assert list(bars.marker.color) == [LIGHT.negative, LIGHT.positive]
     assert bars.error_x.array == pytest.approx([0.1, 0.2])
     assert bars.error_x.arrayminus == pytest.approx([0.2, 0.1])
 
 
-def test_agreement_names_only_the_strongest_nodes():
-    exact = np.linspace(0, 1, 20)
-    figure = circuits.agreement([str(i) for i in range(20)], exact, exact, LIGHT)
-    assert [t for t in figure.data[1].text if t] == [str(i) for i in range(12, 20)]
+def test_bars_without_intervals_have_no_whiskers():
+    nothing = np.full(2, np.nan)
+    bars = circuits.effect_bars(["5.1", "m7"], circuits.Effects(np.array([-1.0, 0.5]), nothing, nothing), LIGHT, "score").data[0]
+    assert bars.error_x.visible is False
 
 
-def test_correlation_is_one_for_a_line_and_undefined_for_a_constant():
-    assert circuits.correlation(np.arange(5.0), 2 * np.arange(5.0) + 1) == pytest.approx(1)
-    assert np.isnan(circuits.correlation(np.ones(3), np.arange(3.0)))
+def test_agreement_tells_kinds_apart_by_colour_and_shape_and_writes_no_names_on_points():
+    line = np.linspace(0, 1, 20)
+    kinds = {kind: circuits.Audited([f"<{i}>" for i in range(20)], line, line) for kind in ("heads", "MLPs")}
+    figure = circuits.agreement(kinds, LIGHT, "logits")
+    points = figure.data[1:]
+    assert [trace.name for trace in points] == ["heads", "MLPs"]
+    assert len({(trace.marker.color, trace.marker.symbol) for trace in points}) == 2
+    assert all(trace.mode == "markers" for trace in points)
+    assert points[0].customdata[3][0] == "&lt;3&gt;"
+
+
+def series(name: str, n: list[int], baseline: bool = False) -> circuit_curves.Series:
+    share = np.array(n, float) / n[-1]
+    rest = np.where((share > 0) & (share < 1), np.nan, 1 - share) if baseline else 1 - share
+    return circuit_curves.Series(name, np.array(n), 2 * share, share, share - 0.1, share + 0.1, rest, baseline)
 
 
 def test_the_faithfulness_curve_marks_the_size_and_both_ends():
-    one = circuits.Series("exact", np.array([0, 5]), np.array([0.0, 1.0]), np.array([-0.1, 0.9]), np.array([0.1, 1.1]))
-    figure = circuits.faithfulness_curve([one], LIGHT, size=3)
+    figure = circuit_curves.faithfulness_curve([series("exact", [0, 5, 20])], LIGHT, "nodes", size=5)
     assert sorted(s.y0 for s in figure.layout.shapes if s.y0 == s.y1) == [0, 1]
-    assert any(s.x0 == s.x1 == 3 for s in figure.layout.shapes)
+    assert any(s.x0 == s.x1 == pytest.approx(np.log10(5)) for s in figure.layout.shapes)
+    assert any(a.text == "5 nodes in view" and a.yref == "paper" and a.yanchor == "bottom" for a in figure.layout.annotations)
+
+
+def test_the_completeness_curve_leaves_out_random_orders_and_runs_from_the_whole_model_to_nothing():
+    lines = [series("the method", [0, 5, 20]), series("random", [0, 5, 20], baseline=True)]
+    figure = circuit_curves.completeness_curve(lines, LIGHT, "nodes", "logit difference (logits)", 5)
+    assert [trace.name for trace in figure.data] == ["the method"]
+    levels = {a.text: a.y for a in figure.layout.annotations}
+    assert (levels["whole model"], levels["all nodes ablated"]) == (1.0, 0.0)
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=20, unique=True))
+def test_sizes_stand_in_order_zero_first_and_the_largest_is_named(sizes):
+    axis = circuit_curves.Axis.of([series("a", sorted({0, *sizes}))])
+    places = axis.place(np.array(sorted({0, *sizes})))
+    assert (np.diff(places) > 0).all()
+    ticks = axis.layout("nodes")
+    assert places[-1] in ticks["tickvals"]
+    assert len(ticks["ticktext"]) == len(ticks["tickvals"]) <= 20
+
+
+FRAME = circuit_graph.Frame(4, 3)
+
+
+def test_layers_rise_from_the_embedding_to_the_logits():
+    heights = [FRAME.place(name)[1] for name in ("embed", "0.2", "m0", "1.0", "m3", "logits")]
+    assert heights == sorted(set(heights))
+
+
+def test_a_layered_graph_draws_every_line_once_with_its_sign_and_width():
+    lines = [
+        circuit_graph.Line("embed", "0.1", "a", -1.0, "q"),
+        circuit_graph.Line("0.1", "logits", "b", 0.01),
+        circuit_graph.Line("0.1", "m2", "c"),
+    ]
+    vertices = [circuit_graph.Vertex(name, 0.1, "x") for name in ("embed", "0.1", "m2", "logits")]
+    figure = circuit_graph.layered(vertices, lines, FRAME, LIGHT)
+    strokes = [trace for trace in figure.data if trace.mode == "lines"]
+    assert sum(sum(x is None for x in trace.x) for trace in strokes) == len(lines)
+    strong, weak = strokes[0].line, strokes[-1].line
+    assert (strong.width, weak.width) == (circuit_graph.WIDTHS[-1], circuit_graph.WIDTHS[0])
+    assert (strong.dash, weak.dash) == ("solid", "dot")
+    middles = next(trace for trace in figure.data if trace.customdata is not None and len(trace.customdata[0]) == 1)
+    assert [row[0] for row in middles.customdata] == ["a", "b", "c"]
+
+
+def test_lines_begin_and_end_at_their_nodes_and_bow_within_a_column():
+    arc = circuit_graph.arc(circuit_graph.Line("m0", "m3", ""), FRAME)
+    assert arc[0] == pytest.approx(FRAME.place("m0"))
+    assert arc[-1] == pytest.approx(FRAME.place("m3"))
+    assert arc[len(arc) // 2, 0] > FRAME.place("m0")[0] + 0.1
+
+
+def test_a_graph_of_nothing_is_still_a_picture():
+    assert circuit_graph.layered([circuit_graph.Vertex("embed"), circuit_graph.Vertex("logits")], [], FRAME, DARK).data
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30))
+def test_a_signed_logarithmic_axis_keeps_order_and_sign_and_holds_all_values(values):
+    x = np.array(values)
+    unit, layout = signed_log_axis(x)
+    places = signed_log(x, unit)
+    assert (np.sign(places) == np.sign(x)).all() or unit > 1e12 * np.abs(x[x != 0]).min()
+    assert (np.diff(places[np.argsort(x)]) >= 0).all()
+    assert layout["range"][0] <= places.min()
+    assert layout["range"][1] >= places.max()
+    assert 0.0 in layout["tickvals"]
+    assert len(layout["tickvals"]) <= 9
 
 
 def test_labels_carry_no_markup():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from app import definitions, families, readers, session, widgets
+from app import circuit_words, definitions, families, readers, session, widgets
 from app.address import anchor
 from app.trainings import Training, all_trainings, in_order, with_figures
 from interp.runs import Run
@@ -26,10 +26,12 @@ FIGURES = (
     "top_previous_token",
     "top_induction",
     "top_duplicate_token",
-    "logit_diff_clean",
     "accuracy",
-    "pearson_heads",
-    "top20_resample",
+    "pearson",
+    "top20_resample_method",
+    "top20_resample_random",
+    "edges1_resample_method",
+    "edges1_resample_random",
 )
 # Cards of dictionaries, and ways from one of them to features.
 CARDS, MOST_LINKS = 24, 6
@@ -63,9 +65,7 @@ def page() -> None:
     with left:
         _others("heads", "Attention heads", "Scores of every head on known patterns, with stored attention patterns.", "heads")
     with right:
-        _others(
-            "circuit", "Circuits", "Which nodes a task needs: exact and estimated effects, and faithfulness of what is kept.", "circuit"
-        )
+        _others("circuit", "Circuits", "Which heads, MLPs or edges a task needs, and how faithful what is kept is.", "circuit")
     _everything(found)
 
 
@@ -145,13 +145,15 @@ def _others(stage: str, title: str, sentence: str, page_name: str) -> None:
         st.html(element("div", *(_card(run, page_name) for run in found[:8]), class_="cards"))
         shown = {name for run in found[:8] for name in _shown(run)}
         tasks = dict.fromkeys(widgets.task(run) for run in found[:8])
-        named = [(name.upper(), definitions.TASKS.get(name.lower(), "")) for name in tasks]
-        widgets.legend(named + [(definitions.title(name), definitions.meaning(name)) for name in FIGURES if name in shown])
+        named = [(widgets.task_title(name), circuit_words.TASKS.get(circuit_words.task_key(name), "")) for name in tasks]
+        widgets.legend(
+            named
+            + [(definitions.title(name), definitions.meaning(name)) for name in FIGURES if name in shown and not name.endswith("_random")]
+        )
 
 
 def _card(run: Run, page_name: str) -> Html:
-    figures = session.read(readers.summary, run)
-    plain = [(definitions.title(k), _short(figures[k])) for k in _shown(run)]
+    plain = [(definitions.title(k), _written(run, k)) for k in _shown(run)]
     title, way = element("h4", widgets.title(run)), anchor(page_name, "Open", class_="go", run=run.id)
     return element("div", title, element("p", run.id, class_="quiet"), facts(plain), way, class_="card")
 
@@ -161,6 +163,14 @@ def _shown(run: Run) -> list[str]:
     figures = session.read(readers.summary, run)
     known = [k for k in FIGURES if k in figures] or list(figures)
     return [k for k in known if isinstance(figures[k], (int, float, str))][:4]
+
+
+def _written(run: Run, name: str) -> str:
+    """A figure of a run; that of a circuit with its interval."""
+    figures = session.read(readers.summary, run)
+    if circuit_words.figure(name) is None:
+        return _short(figures[name])
+    return circuit_words.written(name, figures, circuit_words.metric(readers.config(run))[1])
 
 
 def _short(value: float | str) -> str:

@@ -58,3 +58,27 @@ def log_axis(low: float, high: float) -> dict[str, Any]:
     low, high = low / margin, high * margin
     ticks = log_ticks(low, high)
     return {"type": "log", "range": [np.log10(low), np.log10(high)], "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
+def signed_log(values: np.ndarray, unit: float) -> np.ndarray:
+    """Where signed values stand on an axis that is linear within `unit` of zero and logarithmic beyond it."""
+    return np.sign(values) * np.log10(1 + np.abs(values) / unit)
+
+
+def signed_log_axis(values: np.ndarray) -> tuple[float, dict[str, Any]]:
+    """The `unit` of an axis that holds values of very different size, the median of their sizes, and plotly's layout of the axis."""
+    sizes = np.abs(values[values != 0])
+    unit = float(np.median(sizes)) if len(sizes) else 1.0
+    top = float(sizes.max(initial=unit))
+    powers = [10.0**k for k in range(int(np.ceil(np.log10(unit))), int(np.floor(np.log10(top))) + 1)] or [float(f"{top:.1g}")]
+    powers = powers[-4:]
+    ticks = [
+        tick
+        for tick in (*(-p for p in reversed(powers)), 0.0, *powers)
+        if values.min(initial=0) * 1.3 <= tick <= values.max(initial=0) * 1.3
+    ]
+    ends = signed_log(np.array([values.min(initial=0.0), values.max(initial=0.0)]), unit)
+    margin = 0.06 * max(float(np.ptp(ends)), 1e-9)
+    places = signed_log(np.array(ticks), unit).tolist()
+    layout = {"tickvals": places, "ticktext": [f"{tick:g}" for tick in ticks], "range": [ends[0] - margin, ends[1] + margin]}
+    return unit, layout | {"zeroline": True}
