@@ -51,6 +51,10 @@ ABLATIONS = ("zero", "resample")
 QUICK = ("and", "or", "acdc_or", "backup", "reverse", "xproportion", "hist")
 # A slope of the twin, of numbers of order one in float64, below which an edge has none.
 FLAT = 1e-9
+# Where slopes along a path are looked for.
+POINTS = 20
+# Attention of compiled models changes its mind within a few hundredths of the path; few points step over it.
+IG_STEPS = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,15 +84,25 @@ class Known:
 
     @cached_property
     def sloped(self) -> frozenset[Edge]:
-        """Edges along which some logit has a slope at the clean prompts: autograd through the literal twin, one row for each edge."""
-        w, names = self.compiled.weights, edges(self.compiled.weights)
-        own = run(w, self.pairs.clean)[1]
+        """Edges along which some logit has a slope at the clean prompts."""
+        return self._slopes(0.0)
+
+    @cached_property
+    def sloped_on_the_way(self) -> frozenset[Edge]:
+        """The same anywhere between the clean embeddings and none."""
+        return frozenset().union(*(self._slopes((i + 0.5) / POINTS) for i in range(POINTS)))
+
+    def _slopes(self, point: float) -> frozenset[Edge]:
+        """Autograd through the literal twin, embeddings scaled by 1 - point, one row for each edge."""
+        w, clean, names = self.compiled.weights, self.pairs.clean, edges(self.compiled.weights)
+        zero = self.truth.ablation == "zero"
         other = run(w, self.pairs.corrupt)[1]
+        away = {u: (0 * y if zero else other[u]) - y for u, y in run(w, clean)[1].items()}
+        there = replace(w, w_e=w.w_e * (1 - point), w_pos=w.w_pos * (1 - point))
         share = torch.zeros(len(names), 1, 1, 1, dtype=torch.float64, requires_grad=True)
-        away = {u: (other[u] if self.truth.ablation == "resample" else 0 * y) - y for u, y in own.items()}
         cut = {edge: torch.arange(len(names)) != i for i, edge in enumerate(names)}
-        logits = run(w, self.pairs.clean, cut, {u: y + share * away[u] for u, y in own.items()})[0]
-        read = logits[:, torch.arange(len(self.pairs))[:, None], self.pairs.read]
+        logits = run(there, clean, cut, {u: y + share * away[u] for u, y in run(there, clean)[1].items()})[0]
+        read = logits[:, torch.arange(len(clean))[:, None], self.pairs.read]
         # One random direction of all logits: a slope that is not zero has a part along it.
         mixed = torch.randn(read.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         (slope,) = torch.autograd.grad((read * mixed).sum(), share)
@@ -145,6 +159,12 @@ def flat(known: Known) -> str:
     return f"flat ({len(missing)} of {len(known.true)})" if missing else ""
 
 
+def flat_path(known: Known) -> str:
+    """Slopes between the clean embeddings and none: where one number scales all that a neuron reads, it is on all the way or off."""
+    missing = known.true - known.sloped_on_the_way if known.truth.ablation == "zero" else frozenset()
+    return f"flat path ({len(missing)} of {len(known.true)})" if missing else ""
+
+
 def flat_nodes(known: Known) -> str:
     """True nodes from which no true edge with a slope leaves."""
     nodes = {source for source, _ in known.true} - {"embed", "pos"}
@@ -153,14 +173,30 @@ def flat_nodes(known: Known) -> str:
 
 
 def held(known: Known) -> str:
-    """Attention patterns held constant: queries and keys carry nothing, and neither does what only they read."""
-    heard = {"logits"}
+    """Backward rules hold attention patterns constant, so queries and keys carry nothing; a neuron that is off passes nothing. Neither does
+    what only those read."""
+    heard, missing, off = {"logits"}, 0, _off(known)
     for source, to in sorted(known.true, key=lambda edge: known.graph.destinations.index(edge[1]), reverse=True):
-        owner = to.removesuffix(".v")
-        if to == "logits" or (not to.endswith((".q", ".k")) and owner in heard):
+        if to.endswith((".q", ".k")) or to.removesuffix(".v") not in heard or (source, to) in off:
+            missing += 1
+        else:
             heard.add(source)
-    missing = [1 for _, to in known.true if to != "logits" and (to.endswith((".q", ".k")) or to.removesuffix(".v") not in heard)]
-    return f"pattern ({len(missing)} of {len(known.true)})" if missing else ""
+    return f"pattern, off ({missing} of {len(known.true)})" if missing else ""
+
+
+def _off(known: Known) -> frozenset[Edge]:
+    """True edges into MLPs whose source moves only neurons that are off at all clean prompts."""
+    w, found = known.compiled.weights, set()
+    own, other = run(w, known.pairs.clean)[1], run(w, known.pairs.corrupt)[1]
+    for source, to in known.true:
+        if to.startswith("m"):
+            layer, before = int(to[1:]), list(own)[: list(own).index(to)]
+            on = torch.stack([own[u][0] for u in before]).sum(0) @ w.w_in[layer] > 0
+            away = own[source] if known.truth.ablation == "zero" else other[source] - own[source]
+            passed = (away[0] @ w.w_in[layer]).abs() * on * w.w_out[layer].norm(dim=1)
+            if float(passed.max()) < FLAT:
+                found.add((source, to))
+    return frozenset(found)
 
 
 def redundant(known: Known) -> str:
@@ -187,7 +223,7 @@ def questions(quick: bool) -> dict[str, Question]:
         "attribution": Question(Attribution(), flat_nodes, slope=True),
         "exact": Question(Exact(), redundant),
         "eap": Question(Eap(), flat, slope=True),
-        "eap-ig": Question(EapIg(steps=IG_STEPS)),
+        "eap-ig": Question(EapIg(steps=IG_STEPS), flat_path),
         "eap-ig-activations": Question(EapIgActivations(steps=5 if quick else 20), redundant),
         "relp": Question(RelP(), held, slope=True),
         "exact-edges": Question(ExactEdges(), redundant),
@@ -203,10 +239,6 @@ def questions(quick: bool) -> dict[str, Question]:
     }
     assert asked.keys() == METHODS.keys(), f"no question for {METHODS.keys() - asked.keys()}"
     return asked
-
-
-# Attention of compiled models changes its mind within a hundredth of the path; fewer points step over it.
-IG_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -249,7 +281,8 @@ def answer(name: str, question: Question, known: Known) -> Answer:
             return replace(told, why="no slope")
         raise AssertionError(f"{name} refuses {known.name}: {error}") from error
     told = replace(told, why=why, seconds=time.perf_counter() - started, passes=scores.notes.get("passes"))
-    return told if why and all(len(a) in (0, size) for a in aims) else replace(told, **areas(scores, aims))
+    found = areas(scores, aims)
+    return replace(told, **found) if found else replace(told, why=why or f"all {unit}s")
 
 
 def aim(known: Known, option: frozenset[Edge], unit: str, direct: bool) -> frozenset[str]:
@@ -288,4 +321,4 @@ def areas(scores: Scores, aims: Sequence[frozenset[str]]) -> dict[str, float]:
                     "ap": average_precision(size, true),
                 }
             )
-    return max(found, key=lambda row: row["auroc"])
+    return max(found, key=lambda row: row["auroc"], default={})
