@@ -7,7 +7,7 @@ zero        nothing
 optimal     a constant trained to do least harm (`interp.circuits.optimal`)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,20 +66,27 @@ def outputs(model: Model, graph: Graph, tokens: Tensor) -> Outputs:
 
     Raises InputError for a model whose residual stream is not the sum of its sources (norms after attention or MLP, scaled residuals).
     """
-    last = Site(graph.n_layers - 1, "resid_post")
     layers = range(graph.n_layers)
-    wanted = [Site(layer, stream) for layer in layers for stream in (("z", "mlp_out") if graph.mlps else ("z",))]
-    found = record(model, tokens, [Site(0, "resid_pre"), *wanted, last])
-    resid = found[Site(0, "resid_pre")]
-    z, mlp = ([found[site] for site in wanted if site.stream == stream] for stream in ("z", "mlp_out"))
-    total = resid + sum(_attention(model, layer, z[layer]) for layer in layers) + sum(mlp)
-    off = float((total - found[last]).abs().amax() / found[last].abs().amax())
+    written = [Site(layer, stream) for layer in layers for stream in (("z", "mlp_out") if graph.mlps else ("z",))]
+    return seen(model, graph, record(model, tokens, [Site(0, "resid_pre"), *written, Site(graph.n_layers - 1, "resid_post")]))
+
+
+def seen(model: Model, graph: Graph, found: Mapping[Site, Tensor]) -> Outputs:
+    """Outputs from activations that a run has recorded: the first resid_pre, the last resid_post, every z and mlp_out.
+
+    Raises InputError as `outputs` does; one prompt is enough to tell.
+    """
+    layers, resid, last = range(graph.n_layers), found[Site(0, "resid_pre")], found[Site(graph.n_layers - 1, "resid_post")][:1]
+    z = tuple(found[Site(layer, "z")] for layer in layers)
+    mlp = tuple(found[Site(layer, "mlp_out")] for layer in layers) if graph.mlps else ()
+    total = resid[:1] + sum(_attention(model, layer, z[layer][:1]) for layer in layers) + sum(one[:1] for one in mlp)
+    off = float((total - last).abs().amax() / last.abs().amax())
     if not off <= TOLERANCE[model.dtype]:
         raise InputError(
             f"the heads and MLPs of {model.name} add up to its residual stream within {off:.1%} only: a norm or a scale stands behind them "
             "(Gemma 2, OLMo 2, Granite), so edges are not defined; use a model that only adds, for example --model smollm2"
         )
-    return Outputs(_embeddings(model, graph, resid), tuple(z), tuple(mlp))
+    return Outputs(_embeddings(model, graph, resid), z, mlp)
 
 
 def replacement(model: Model, graph: Graph, pairs: Pairs, ablation: Ablation, reference: Pairs | None = None) -> Outputs:

@@ -14,6 +14,7 @@ heads are needed. Keys and values of single query heads follow from g_z, the pat
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -52,8 +53,19 @@ class Norm:
         return x * inverse, inverse
 
 
+# Weights never change, so a norm is measured once; a model that nobody uses any more is not kept for it.
+_MEASURED: WeakKeyDictionary[Model, dict[Site, Norm]] = WeakKeyDictionary()
+
+
 def measured(model: Model, site: Site) -> Norm:
     """The norm in front of a site; raises InputError when it is neither RMSNorm, LayerNorm nor none."""
+    known = _MEASURED.setdefault(model, {})
+    if site not in known:
+        known[site] = _measure(model, site)
+    return known[site]
+
+
+def _measure(model: Model, site: Site) -> Norm:
     rng = torch.Generator().manual_seed(0)
     probe, other = (torch.randn(1, model.d_model, generator=rng, dtype=torch.float64) + 0.5 for _ in range(2))
     probe, other = (x.to(model.device, model.dtype) for x in (probe, other))
@@ -89,7 +101,8 @@ def backward(
 ) -> Backward:
     """Run the clean prompts, or the residual streams that enter layer 0, and pull the metric of each row back to all sites of the graph.
 
-    `resid` holds rows [run * pair]. Raises InputError where the metric has no slope.
+    `resid` holds rows [run * pair]. Raises InputError where the metric has no slope at the clean prompts; along a path that is an answer:
+    a source that changes nothing leaves the metric where it is best.
     """
     values: dict[Site, Tensor] = {}
     wanted = _sites(graph)
@@ -102,6 +115,9 @@ def backward(
             activation = activation if changed is None else changed
             if site == Site(0, "resid_pre") and not activation.requires_grad:
                 activation = activation.detach().requires_grad_()
+            if site.stream == "mlp_in":
+                # Where there is no norm this is the residual stream itself, whose gradient is that of all its readers.
+                activation = activation.view_as(activation)
             values[site] = activation
             return activation
 
@@ -113,7 +129,7 @@ def backward(
         found = torch.autograd.grad(metric.sum(), [values[site] for site in wanted], allow_unused=True)
     gradients = {site: torch.zeros_like(values[site]) if g is None else g for site, g in zip(wanted, found, strict=True)}
     last = gradients[Site(graph.n_layers - 1, "resid_post")]
-    if not float(last.abs().max()) > FLAT[model.dtype]:
+    if resid is None and not float(last.abs().max()) > FLAT[model.dtype]:
         raise InputError(
             "the metric has no slope at the clean prompts (KL to the model's own output is smallest there), so every first-order score is "
             "zero; use --method eap-ig, whose path leaves that point, or exact"

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.circuits.ablation import Outputs, outputs
+from interp.circuits.ablation import Outputs, outputs, seen
 from interp.circuits.graph import Graph, Scores, Unit
 from interp.circuits.pullback import TOLERANCE, Backward, Reader, backward, of_nodes
 from interp.circuits.rules import relevance
@@ -129,15 +129,16 @@ def _along_inputs(
     frozen_norm: bool = False,
 ) -> Float[Tensor, "pair source destination"]:  # fmt: skip
     """Gradients at points between the clean input and its replacement, added, times the differences at the clean point."""
-    own = outputs(model, graph, pairs.clean)
+    # At the clean prompts alone the pass that has the gradients has the outputs too.
+    at_clean = backward(model, task, pairs, graph) if points == (0.0,) else None
+    own = outputs(model, graph, pairs.clean) if at_clean is None else seen(model, graph, at_clean.values)
     away = values.minus(own)
     clean, moved = own.embed.sum(0), away.embed.sum(0)
     reader = Reader(model, graph, frozen_norm)
     positions = _positions(away, pairs)
     total = _Contraction(model, graph, away, positions)
     for chunk in _chunks(len(points), max(1, ROWS // len(pairs))):
-        resid = None if points == (0.0,) else torch.cat([clean + points[i] * moved for i in chunk])
-        back = backward(model, task, pairs, graph, resid)
+        back = at_clean or backward(model, task, pairs, graph, torch.cat([clean + points[i] * moved for i in chunk]))
         total.add(reader, back, [weights[i] for i in chunk])
     return total.result()
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from interp.models.compiled.units import Weights
 
 Edge = tuple[str, str]
-Outputs = Mapping[str, Float[Tensor, "input pos d_model"]]
+# One for all rows, or one for each.
+Outputs = Mapping[str, Float[Tensor, "*rows input pos d_model"]]
 
 
 def sources(w: Weights) -> list[str]:
