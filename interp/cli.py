@@ -31,7 +31,8 @@ COMMANDS = {
     "eval": ("interp.stages.evaluate", "Evaluate", "FVU, L0, CE recovered, KL of dictionaries on held-out tokens"),
     "describe": ("interp.stages.describe", "Describe", "statistics, examples, logits and neighbours of every latent"),
     "heads": ("interp.stages.heads", "Heads", "scores and patterns of every attention head"),
-    "circuit": ("interp.stages.circuit", "Circuit", "which heads and MLPs carry a task, and how faithfully"),
+    "circuit": ("interp.stages.circuit", "Circuit", "which heads, MLPs or edges carry a task, and how faithfully"),
+    "compare": ("interp.stages.compare", "Compare", "two circuits: what they share, and which does better on the same prompts"),
     "runs": ("interp.show", "Runs", "list the runs"),
     "show": ("interp.show", "Show", "a run, latent or head in the terminal: RUN, RUN:f:41, RUN:h:5.1"),
     "app": ("interp.serve", "App", "the browser app"),
@@ -41,7 +42,7 @@ NEXT = {
     "train": ("interp eval {run}", "interp describe {run}"),
     "describe": ("interp show {run}:f:0", "interp app"),
     "heads": ("interp app",),
-    "circuit": ("interp app",),
+    "circuit": ("interp app", "interp compare {run} OTHER"),
 }
 # What Python and tyro say of a text that is no number.
 _NO_NUMBER = re.compile(r"(?:invalid literal|could not convert|no type matching).*?'([^']*)'", re.DOTALL)

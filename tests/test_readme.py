@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from interp.cli import COMMANDS, _parse
+from interp.circuits.methods import METHODS
+from interp.cli import COMMANDS, _members
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,24 +23,33 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs(tmp_path: Path):
-    (code,) = blocks("python")
+    code = "\n".join(blocks("python"))
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code + "\nassert logits.shape[-1] == 49152"], cwd=tmp_path, env=env, capture_output=True, text=True
+        [sys.executable, "-c", code + "\nassert logits.shape[-1] == 49152\nassert share.isfinite()"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("line", [line for line in blocks("bash")[0].splitlines() if line.startswith("interp ")])
+@pytest.mark.parametrize("line", [line for block in blocks("bash") for line in block.splitlines() if line.startswith("interp ")])
 def test_the_commands_of_the_readme_parse(line: str):
-    name, *arguments = shlex.split(line)[1:]
+    name, *arguments = shlex.split(line, comments=True)[1:]
     module, kind, _ = COMMANDS[name]
-    command, _ = _parse(name, getattr(importlib.import_module(module), kind), arguments)
-    assert type(command).__name__ == kind
+    members, _ = _members(name, getattr(importlib.import_module(module), kind), arguments)
+    assert {type(command).__name__ for _, command in members} == {kind}
 
 
 def test_every_command_stands_in_the_readme():
     assert all(f"interp {name}" in README or f"make {name}" in README for name in COMMANDS)
+
+
+def test_every_method_of_circuits_stands_in_the_readme():
+    section = README[README.index("### Circuits") : README.index("Sites are written")]
+    assert all(re.search(rf"\b{name}\b", section) for name in METHODS)
 
 
 def test_every_path_that_the_readme_names_exists():

@@ -105,7 +105,7 @@ def curves(
     with bar(round(passes(graph, masks)), "passes", label) as progress:
         metric = metrics(model, task, pairs, graph, masks, values, progress)
     empty, full = metric[0], metric[1]
-    _require_identities(model, task, pairs, metric, whole=not heads_only and ablation == "resample" and unit == "node")
+    _require_identities(model, task, pairs, metric, unit, whole=not heads_only and ablation == "resample")
     require_effect(full, empty)
     f = faithfulness(metric.mean(1), full.mean(), empty.mean())
     columns = (f, *ratio_intervals(metric, full=full, empty=empty), metric.mean(1), graph.connected(masks).flatten(1).sum(1))
@@ -123,16 +123,16 @@ def curves(
     return Curves(tuple(points), metric[rows], full, empty)
 
 
-def _require_identities(model: Model, task: Task, pairs: Pairs, metric: Float[Tensor, "circuit pair"], whole: bool) -> None:
-    """The circuit of all units is the clean run. With every head and MLP resampled, the last token is all that is left of the clean prompt,
-    so where both prompts end in one token the circuit without nodes is the corrupt run."""
+def _require_identities(model: Model, task: Task, pairs: Pairs, metric: Float[Tensor, "circuit pair"], unit: Unit, whole: bool) -> None:
+    """The circuit of all units is the clean run. With everything resampled (`whole`) the circuit without edges is the corrupt run. So is
+    the one without nodes where both prompts end in one token: embeddings run, and that token is all that is left of the clean prompt."""
     tolerance = TOLERANCE[model.dtype]
     off = (metric[1] - clean_metric(model, task, pairs).to(metric)).abs().max()
     assert off < tolerance, f"keeping everything changes the clean run by {off:.2g}"
     same: Bool[Tensor, "pair read"] = pairs.clean.gather(1, pairs.read) == pairs.corrupt.gather(1, pairs.read)
-    if whole and bool(same.all()):
+    if whole and (unit == "edge" or bool(same.all())):
         off = (metric[0] - corrupt_metric(model, task, pairs).to(metric)).abs().max()
-        assert off < tolerance, f"keeping no node differs from the corrupt run by {off:.2g}"
+        assert off < tolerance, f"keeping no {unit} differs from the corrupt run by {off:.2g}"
 
 
 def faithfulness(

@@ -12,24 +12,47 @@ from interp.circuits.audit import Audit
 from interp.circuits.faithfulness import Curves, Point, mean_intervals
 from interp.circuits.graph import Scores
 from interp.circuits.hypotheses import benjamini_hochberg
+from interp.circuits.view import View
 from interp.tasks import Pairs
 
+
+def _floats(*names: str) -> list[tuple[str, pa.DataType]]:
+    return [(name, pa.float32()) for name in names]
+
+
 _SCORE = [(f"{name}{end}", pa.float32()) for name in ("score", "exact") for end in ("", "_low", "_high")]
+_IN_CIRCUIT = [("in_circuit", pa.bool_())]
 SCHEMAS = {
-    "nodes.parquet": pa.schema([("node", pa.utf8()), ("kind", pa.utf8()), ("layer", pa.int16()), ("head", pa.int16()), *_SCORE]),
+    "nodes.parquet": pa.schema(
+        [("node", pa.utf8()), ("kind", pa.utf8()), ("layer", pa.int16()), ("head", pa.int16()), *_SCORE, *_IN_CIRCUIT]
+    ),
     "edges.parquet": pa.schema(
-        [("source", pa.utf8()), ("destination", pa.utf8()), *_SCORE]
-        + [(name, pa.float32()) for name in ("same_sign", "p_adjusted")]
+        [("source", pa.utf8()), ("destination", pa.utf8()), *_SCORE, *_floats("same_sign", "p_adjusted"), *_IN_CIRCUIT]
     ),
     "curve.parquet": pa.schema(
-        [("series", pa.utf8()), ("seed", pa.int32()), ("unit", pa.utf8()), ("nodes", pa.utf8()), ("ablation", pa.utf8())]
-        + [("n", pa.int32()), ("kept", pa.int32())]
-        + [(name, pa.float32()) for name in ("share", "faithfulness", "low", "high", "metric", "complement")]
+        [
+            *(("series", pa.utf8()), ("seed", pa.int32()), ("unit", pa.utf8()), ("nodes", pa.utf8()), ("ablation", pa.utf8())),
+            *(("n", pa.int32()), ("kept", pa.int32()), *_floats("share", "faithfulness", "low", "high", "metric", "complement")),
+        ]
     ),
     "prompts.parquet": pa.schema(
         [
             *(("pair", pa.int32()), ("clean", pa.list_(pa.int32())), ("corrupt", pa.list_(pa.int32()))),
             *(("answer", pa.int32()), ("wrong", pa.list_(pa.int32())), ("split", pa.utf8())),
+        ]
+    ),
+    "examples.parquet": pa.schema(
+        [("pair", pa.int32()), *_floats("clean", "ablated", "circuit", "complement")]
+    ),
+    "tests.parquet": pa.schema(
+        [("kind", pa.utf8()), ("unit", pa.utf8()), ("rank", pa.int32()), *_floats("value", "p", "p_adjusted"), ("needed", pa.bool_())]
+    ),
+    "truth.parquet": pa.schema(
+        [
+            *((name, pa.utf8()) for name in ("truth", "unit", "among", "ranking")),
+            *(("n_true", pa.int32()), ("n_scored", pa.int32())),
+            *_floats("auroc", "auroc_pessimistic", "average_precision", "partial_auroc"),
+            ("missing", pa.list_(pa.utf8())),
         ]
     ),
 }  # fmt: skip
@@ -83,12 +106,14 @@ def area_figures(curves: Curves, series: str) -> dict[str, Any]:
     return figures
 
 
-def node_rows(scores: Scores, exact: Audit | None) -> list[dict[str, Any]]:
+def node_rows(seen: View, exact: Audit | None) -> list[dict[str, Any]]:
     """Rows of nodes.parquet: the method's mean and the exact effect, each with a 95 % interval. Scores of edges are added up over the edges
     that leave a node."""
+    scores = seen.scores
     columns = _columns(scores if scores.unit == "node" else None, exact if scores.unit == "node" else None, len(scores.graph.nodes))
     if scores.unit == "edge":
         columns["score"] = scores.matrix().sum(1)[scores.graph.n_embeddings :].tolist()
+    columns["in_circuit"] = seen.nodes().tolist()
     return [
         {"node": str(node), "kind": "mlp" if node.site.head is None else "head", "layer": node.site.layer, "head": node.site.head}
         | {name: values[i] for name, values in columns.items()}
@@ -96,11 +121,11 @@ def node_rows(scores: Scores, exact: Audit | None) -> list[dict[str, Any]]:
     ]
 
 
-def edge_rows(scores: Scores, exact: Audit | None) -> list[dict[str, Any]]:
+def edge_rows(seen: View, exact: Audit | None) -> list[dict[str, Any]]:
     """Rows of edges.parquet, with the share of examples whose score has the sign of the mean, and a p-value corrected for all edges."""
-    graph = scores.graph
+    scores, graph = seen.scores, seen.scores.graph
     columns = _columns(scores, exact, graph.n_edges)
-    columns |= {"same_sign": scores.agreement.tolist(), "p_adjusted": _p_values(scores)}
+    columns |= {"same_sign": scores.agreement.tolist(), "p_adjusted": _p_values(scores), "in_circuit": seen.kept.tolist()}
     names = [(graph.sources[s], graph.destinations[d]) for s, d in graph.edges.tolist()]
     return [
         {"source": source, "destination": destination} | {name: values[i] for name, values in columns.items()}

@@ -93,13 +93,19 @@ def edge_verdicts(truth: Truth, scores: Mapping[Edge, float], ablation: str | No
 def node_verdicts(truth: Truth, scores: Mapping[str, float], ablation: str | None, rankings: tuple[Ranking, ...] = ()) -> list[Verdict]:
     """Scores of nodes against the nodes of a truth; nodes of a kind that the method scores nowhere are no part of the question."""
     truth.require(ablation)
-    kinds = {parse(name).kind for name in scores} & {parse(name).kind for name in truth.nodes}
+    candidates = node_kinds(truth, scores)
+    kinds = {parse(name).kind for name in candidates}
     aims = frozenset(name for name in truth.nodes if parse(name).kind in kinds)
     if not aims & set(scores):
         raise InputError(f"no node of {truth.name} was scored; score {', '.join(sorted(truth.nodes)[:3])}, ...")
-    candidates = {name: value for name, value in scores.items() if parse(name).kind in kinds}
     among = ", ".join(sorted(kinds))
     return [_verdict(truth.name, ranking, among, candidates, aims) for ranking in rankings or get_args(Ranking)[:2]]
+
+
+def node_kinds(truth: Truth, scores: Mapping[str, float]) -> dict[str, float]:
+    """The scored nodes of kinds that the truth speaks of."""
+    kinds = {parse(name).kind for name in truth.nodes}
+    return {name: value for name, value in scores.items() if parse(name).kind in kinds}
 
 
 def node_scores(scores: Mapping[Edge, float]) -> dict[str, float]:

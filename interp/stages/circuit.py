@@ -1,7 +1,8 @@
 """`interp circuit TASK`: which heads and MLPs, or which edges, carry a task, and how faithful the circuits of the best are.
 
 A method scores nodes or edges on one half of the pairs; a part of them is ablated exactly, as an audit; curves are measured on the other
-half, beside random circuits; the means of mean ablation come from prompts of their own.
+half, beside random circuits, and so are the tests of one circuit, the one in view; the means of mean ablation come from prompts of their
+own. With a published circuit of the model, the scores are held against it.
 """
 
 import time
@@ -13,17 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import tyro
-from safetensors.torch import load_file, save_file
 
+from interp.circuits import known
 from interp.circuits.ablation import Ablation, Outputs, replacement
 from interp.circuits.audit import Audit, agreement, audit
-from interp.circuits.faithfulness import Curves, Series, curves, sizes
-from interp.circuits.forward import clean_metric, corrupt_metric, passes
+from interp.circuits.cost import activation_bytes, run_passes, seconds_per_pass
+from interp.circuits.exported import exported
+from interp.circuits.faithfulness import Curves, Series, curves
+from interp.circuits.forward import clean_metric, corrupt_metric
 from interp.circuits.graph import Graph, KeyValue, Ranking, Scores, graph
-from interp.circuits.methods import Attribution, Exact, ExactEdges, Method
+from interp.circuits.methods import Attribution, Exact, ExactEdges, Imported, Method
 from interp.circuits.methods.random import shuffled
 from interp.circuits.optimal import optimal
 from interp.circuits.report import SCHEMAS, Splits, area_figures, curve_rows, edge_rows, headline, node_rows, prompt_rows, top
+from interp.circuits.stored import store, stored
+from interp.circuits.trials import Trials, example_rows, figures, n_circuits, trial_rows, trials
+from interp.circuits.view import View, view, wanted
 from interp.models import DTYPES, Model, load, source
 from interp.runs import Draft, written
 from interp.stages.base import Context, Plan
@@ -72,6 +78,14 @@ class Circuit:
     whole model. absolute: the largest |score| first, which also keeps what works against the answer."""
     bos: bool = True
     """Put the model's BOS token in front of each prompt."""
+    size: int | None = None
+    """Nodes or edges of the circuit in view, which tables mark, tests examine and `interp compare` compares: 20 nodes or 5 % of the edges
+    where none is given, half the graph at most."""
+    tests: int = 20
+    """Random circuits of equal size in every layer that the circuit in view is tested against, and units of it that are knocked out, evenly
+    from its first to its last. Below 20 no p-value gets under .05. 0: no tests."""
+    truth: str = ""
+    """A published circuit to hold the scores against: ioi, ioi/wang, greater_than/hanna, docstring, ..."""
     audit: int = 200
     """Edges that are ablated exactly, to hold the scores against; of nodes all are. 0: none."""
     random_orders: int = 3
@@ -89,21 +103,26 @@ class Circuit:
             )
         if self.reference < 1 or self.random_orders < 1:
             raise InputError(f"--reference {self.reference} --random-orders {self.random_orders}: both must be at least 1")
-        if self.audit < 0:
-            raise InputError(f"--audit {self.audit} is less than no edge; give 0 for none, or for example 200")
+        if self.audit < 0 or self.tests < 0:
+            raise InputError(
+                f"--audit {self.audit} --tests {self.tests}: neither can be negative; give 0 for none, or for example 200 and 20"
+            )
 
     def identity(self, ctx: Context) -> dict[str, Any]:
         chosen = self._base()
         others = {name: value for name, value in vars(chosen).items() if name not in ("path", "corruption")}
         resolved = {"corruption": chosen.corruption, "options": [f"{name}={value}" for name, value in others.items()]}
         resolved |= {"prompts_sha256": chosen.sha256()} if isinstance(chosen, TaskFile) else {"task": chosen.NAME}
+        resolved |= self.method.identity() if isinstance(self.method, Imported) else {}
         return {"model_revision": source(self.model).revision(), **resolved}
 
     def plan(self, ctx: Context) -> Plan:
         model = load(self.model, self.dtype, ctx.device)
         splits, whole = self.splits(model), graph(model, self.kv)
+        known_as = known.chosen(self.truth, whole, self.ablation).name if self.truth else "none"
+        size = wanted(whole, self.method.UNIT, self.size)
         tokens = splits.test.clean.numel()
-        total, seconds = self._passes(whole, splits), _seconds_per_pass(model, self._base(), splits.train)
+        total, seconds = self._passes(whole, splits), seconds_per_pass(model, self._base(), splits.train)
         return Plan(
             {
                 "model": f"{self.model}, {model.n_parameters / 1e6:.0f} M parameters, {self.dtype} on {model.device}",
@@ -112,10 +131,11 @@ class Circuit:
                 "pairs": f"{len(splits.train)} to score, {len(splits.test)} to measure, {len(splits.mean)} for means",
                 "graph": f"{int(whole.is_head().sum())} heads, {int((~whole.is_head()).sum())} MLPs, {whole.n_edges:,} edges",
                 "method": f"{self.method.NAME} scores {self.method.UNIT}s, {self.ablation} ablation",
+                "circuit in view": f"{size:,} {self.method.UNIT}s, {n_circuits(self.tests, size)} circuits to test it; truth: {known_as}",
                 "passes": f"{total:.0f} forwards of {tokens} tokens; {tokens / seconds:,.0f} tokens/s by a probe",
             },
-            disk=2_000_000 + 40 * model.d_vocab + 60 * whole.n_edges * (self.method.UNIT == "edge"),
-            memory=model.n_parameters * DTYPES[self.dtype].itemsize + _activation_bytes(model, whole, splits),
+            disk=2_000_000 + 40 * model.d_vocab + 200 * whole.n_edges * (self.method.UNIT == "edge"),
+            memory=model.n_parameters * DTYPES[self.dtype].itemsize + activation_bytes(model, whole, splits),
             seconds=total * seconds,
         )
 
@@ -126,21 +146,31 @@ class Circuit:
         chosen = self._objective()
         scores, exact = self._scores(draft, model, chosen, splits, whole)
         found = list(self._curves(model, chosen, splits, scores, exact))
-        tables = {"nodes": node_rows(scores, exact), "curve": curve_rows(found), "prompts": prompt_rows(splits)}
-        tables |= {"edges": edge_rows(scores, exact)} if scores.unit == "edge" else {}
+        seen = view(scores, self.ranking, self.size)
+        tested = self._trials(model, chosen, splits, seen, found[-1])
+        truth = known.chosen(self.truth, whole, self.ablation) if self.truth else None
+        verdicts = [] if truth is None else known.rows(scores, truth, self.ablation)
+        tables = {"nodes": node_rows(seen, exact), "curve": curve_rows(found), "prompts": prompt_rows(splits)}
+        tables |= {"examples": example_rows(tested, len(splits.train))}
+        tables |= {"edges": edge_rows(seen, exact)} if scores.unit == "edge" else {}
+        tables |= {"tests": trial_rows(tested)} if self.tests else {}
+        tables |= {"truth": [row.table() for row in verdicts]} if verdicts else {}
         for name, rows in tables.items():
             _write(draft, f"{name}.parquet", rows)
+        if scores.unit == "edge":
+            draft.write_json("circuit.json", exported(seen, model))
         write_arrow(draft.path / "vocab.arrow", vocabulary(model.tokenizer, model.d_vocab))
-        figures = self._figures(model, chosen, splits) | {
+        summary = self._figures(model, chosen, splits) | {
             f"top_{'heads' if scores.unit == 'node' else 'edges'}": top(scores),
             **scores.notes,
         }
-        figures |= {} if exact is None else agreement(scores, exact)
-        figures |= headline([point for one in found for point in one.points])
+        summary |= {} if exact is None else agreement(scores, exact)
+        summary |= headline([point for one in found for point in one.points])
         for series in ("method", "random"):
-            figures |= area_figures(found[-1], series)
+            summary |= area_figures(found[-1], series)
+        summary |= figures(tested) | ({} if truth is None else known.figures(truth, verdicts))
         cost = {"passes": round(self._passes(whole, splits)), "seconds": round(time.monotonic() - started, 1)}
-        draft.write_json("summary.json", figures | cost)
+        draft.write_json("summary.json", summary | cost)
 
     def splits(self, model: Model) -> Splits:
         """The pairs, drawn once and cut in three; the task draws no prompt twice."""
@@ -171,24 +201,15 @@ class Circuit:
     def _scores(self, draft: Draft, model: Model, chosen: Task, splits: Splits, whole: Graph) -> tuple[Scores, Audit | None]:
         """Scores and audit, kept in the run: a resumed run goes on from them."""
         path, unit = draft.path / "scores.safetensors", self.method.UNIT
-        values = None if path.exists() else self._values(model, whole, splits.train, splits)
-        if values is not None:
+        if not path.exists():
+            values = self._values(model, whole, splits.train, splits)
             found = self.method(model, chosen, splits.train, whole, values)
-            kept = {"mean": found.mean, "deviation": found.deviation, "agreement": found.agreement}
-            kept |= {} if found.per_example is None or unit == "edge" else {"per_example": found.per_example}
-            if self.audit and not isinstance(self.method, Exact | ExactEdges):
-                exact = audit(model, chosen, splits.train, found, values, self.audit, self.seed)
-                kept |= {"audited": exact.which, "exact": exact.per_example}
-            notes = {f"note_{name}": torch.tensor(value) for name, value in found.notes.items()}
-            with written(path) as aside:
-                save_file({name: tensor.contiguous() for name, tensor in (kept | notes).items()}, aside)
-        stored = load_file(path)
-        notes = {name.removeprefix("note_"): float(value) for name, value in stored.items() if name.startswith("note_")}
-        mean, deviation, agreeing = (stored[name] for name in ("mean", "deviation", "agreement"))
-        scores = Scores(whole, unit, mean, deviation, agreeing, len(splits.train), stored.get("per_example"), notes)
+            sampled = self.audit and not isinstance(self.method, Exact | ExactEdges)
+            store(path, found, audit(model, chosen, splits.train, found, values, self.audit, self.seed) if sampled else None)
+        scores, exact = stored(path, whole, unit, len(splits.train))
         if isinstance(self.method, Exact) and scores.per_example is not None:
-            return scores, Audit(torch.arange(len(scores.mean)), scores.per_example)
-        return scores, Audit(stored["audited"], stored["exact"]) if "audited" in stored else None
+            exact = Audit(torch.arange(len(scores.mean)), scores.per_example)
+        return scores, exact
 
     def _curves(self, model: Model, chosen: Task, splits: Splits, scores: Scores, exact: Audit | None) -> Iterator[Curves]:
         """Curves of the method, of exact effects where all are known, and of random orders. Of nodes over heads (every MLP runs) and over
@@ -203,6 +224,11 @@ class Circuit:
             for heads_only in (True, False) if scores.unit == "node" else (False,):
                 yield curves(model, chosen, splits.test, series, ablation, values, heads_only)
 
+    def _trials(self, model: Model, chosen: Task, splits: Splits, seen: View, of: Curves) -> Trials:
+        """Tests of the circuit in view, under the run's own ablation, as the last curves are."""
+        values = self._values(model, seen.scores.graph, splits.test, splits)
+        return trials(model, chosen, splits.test, seen, values, of.full, of.empty, self.tests, self.seed)
+
     def _measured(self) -> tuple[Ablation, ...]:
         """Ablations of the curves, the method's own last."""
         return ("mean", "resample") if self.method.UNIT == "node" and self.ablation == "resample" else (self.ablation,)
@@ -214,17 +240,8 @@ class Circuit:
         return optimal(model, whole, splits.mean, replacement(model, whole, pairs, "mean_all", splits.mean))
 
     def _passes(self, whole: Graph, splits: Splits) -> float:
-        """Forwards over one half of the pairs; circuits of a curve are counted from the first layer, where nearly all of them start. A
-        circuit of edges takes about two forwards, since every destination has an input of its own."""
-        unit = self.method.UNIT
-        n = len(whole.nodes) if unit == "node" else whole.n_edges
-        single = passes(whole, whole.keeping([[other for other in whole.nodes if other != node] for node in whole.nodes]))
-        counts = [int(whole.is_head().sum()), n] if unit == "node" else [n]
-        series = (1 + 1 + self.random_orders) + (1 if unit == "edge" else 2)
-        per_curve = sum(2 + series * (len(sizes(count, unit)) - 2) for count in counts)
-        audited = single if unit == "node" else self.audit / 2
-        # beside them: a gradient method 4, corrupt and clean runs 4, metrics of both halves 4, identities 5
-        return audited + len(self._measured()) * per_curve * (2 if unit == "edge" else 1) + 17 + len(splits.mean) / len(splits.train)
+        size = wanted(whole, self.method.UNIT, self.size)
+        return run_passes(self.method, whole, splits, self._measured(), self.random_orders, self.audit, self.tests, size)
 
     def _figures(self, model: Model, chosen: Task, splits: Splits) -> dict[str, Any]:
         """How well the model solves the task, over scored and measured pairs together."""
@@ -245,21 +262,6 @@ class Circuit:
             "metric_corrupt": corrupt.mean().item(),
             "accuracy": (solved > 0).float().mean().item(),
         }
-
-
-def _seconds_per_pass(model: Model, task: Task, pairs: Pairs) -> float:
-    """Duration of one forward over the pairs, after one to warm up."""
-    clean_metric(model, task, pairs.rows(slice(1)))
-    start = time.perf_counter()
-    clean_metric(model, task, pairs).cpu()
-    return time.perf_counter() - start
-
-
-def _activation_bytes(model: Model, whole: Graph, splits: Splits) -> int:
-    """Streams of all layers held at once (clean, corrupt, gradient, two replacements), what each source writes, and one batch of rows."""
-    per_token = 4 * model.n_layers * (model.n_heads * model.d_head + 2 * model.d_model)
-    sources = min(1_200_000_000, 8 * len(whole.sources) * splits.test.clean.numel() * model.d_model)
-    return 6 * per_token * splits.test.clean.numel() + sources + 100_000_000
 
 
 def _write(draft: Draft, name: str, rows: list[dict[str, Any]]) -> None:

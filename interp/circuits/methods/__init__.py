@@ -6,11 +6,13 @@ from interp.circuits.ablation import Outputs
 from interp.circuits.graph import Graph, Scores, Unit
 from interp.circuits.methods.acdc import Acdc
 from interp.circuits.methods.attribution import Attribution
+from interp.circuits.methods.budgeted import Budgeted
 from interp.circuits.methods.discrete_code_edges import DiscreteCodeEdges
 from interp.circuits.methods.discrete_codes import DiscreteCodes
 from interp.circuits.methods.eap import Eap, EapIg, EapIgActivations, RelP
 from interp.circuits.methods.exact import Exact, ExactEdges
 from interp.circuits.methods.hisp import Hisp
+from interp.circuits.methods.imported import Imported
 from interp.circuits.methods.mask import EdgePruning, SubnetworkProbing
 from interp.circuits.methods.norms import DifferenceNorm, Magnitude
 from interp.circuits.methods.path_patching import PathPatching
@@ -20,8 +22,8 @@ from interp.models.bridge import Model
 from interp.tasks import Pairs, Task
 
 Method = (
-    Attribution | Exact | Eap | EapIg | EapIgActivations | RelP | ExactEdges | Acdc | SubnetworkProbing | EdgePruning | Hisp | FlowRoutes
-    | PathPatching | Magnitude | DifferenceNorm | DiscreteCodes | DiscreteCodeEdges | Random
+    Attribution | Exact | Eap | EapIg | EapIgActivations | RelP | ExactEdges | Budgeted | Acdc | SubnetworkProbing | EdgePruning | Hisp
+    | FlowRoutes | PathPatching | Magnitude | DifferenceNorm | DiscreteCodes | DiscreteCodeEdges | Random | Imported
 )  # fmt: skip
 METHODS: dict[str, type[Method]] = {method.NAME: method for method in get_args(Method)}
 

@@ -63,6 +63,10 @@ class Acdc:
         one = torch.ones_like(score)
         return Scores(graph, "edge", score, one * 0, one, len(pairs), notes=notes)
 
+    def passes(self, graph: Graph, n_pairs: int) -> float:
+        """Forwards over the pairs, if every edge is measured at every threshold; most are removed unmeasured."""
+        return float(len(self.thresholds) * graph.n_edges)
+
 
 @dataclass(frozen=True, eq=False)
 class Found:

@@ -67,6 +67,10 @@ class EapIg:
         points, weights = path(self.steps, self.rule)
         return _scores(graph, pairs, lambda some, part: _along_inputs(model, task, some, graph, values.rows(part), points, weights), model)
 
+    def passes(self, graph: Graph, n_pairs: int) -> float:
+        """Forwards over the pairs: a forward and a backward of two each point."""
+        return 2 + 3.0 * self.steps
+
 
 @dataclass(frozen=True)
 class EapIgActivations:
@@ -84,6 +88,10 @@ class EapIgActivations:
         """Predicted change of the metric when each edge is ablated; `steps` forwards and backwards for every source."""
         points, weights = path(self.steps, self.rule)
         return _scores(graph, pairs, lambda some, part: _along_outputs(model, task, some, graph, values.rows(part), points, weights), model)
+
+    def passes(self, graph: Graph, n_pairs: int) -> float:
+        """Forwards over the pairs: every source has its own path."""
+        return 2 + 3.0 * self.steps * len(graph.sources)
 
 
 @dataclass(frozen=True)

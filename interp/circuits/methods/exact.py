@@ -47,6 +47,10 @@ class ExactEdges:
         """Measured change of the metric when each edge is ablated."""
         return Scores.of(graph, "edge", edge_effects(model, task, pairs, graph, values, torch.arange(graph.n_edges)))
 
+    def passes(self, graph: Graph, n_pairs: int) -> float:
+        """Forwards over the pairs: an edge runs from its layer on, half of all on average."""
+        return graph.n_edges / 2
+
 
 def edge_effects(
     model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs, which: Int[Tensor, " edge"]

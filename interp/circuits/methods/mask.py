@@ -64,6 +64,10 @@ class SubnetworkProbing:
         start = _start(model, task, pairs, graph, values, self.unit, self.warm)
         return _trained(self, model, task, pairs, graph, values, start, lambda open_share, _: self.price * open_share)
 
+    def passes(self, graph: Graph, n_pairs: int) -> float:
+        """Forwards over the pairs: every step runs a circuit of edges on a batch, forward and backward; a warm start is EAP-IG."""
+        return 6.0 * self.steps * min(self.batch, n_pairs) / n_pairs + self.warm * EapIg().passes(graph, n_pairs)
+
 
 @dataclass(frozen=True)
 class EdgePruning:
@@ -111,6 +115,10 @@ class EdgePruning:
 
         start = _start(model, task, pairs, graph, values, self.unit, self.warm)
         return _trained(self, model, task, pairs, graph, values, start, penalty)
+
+    def passes(self, graph: Graph, n_pairs: int) -> float:
+        """Forwards over the pairs: every step runs a circuit of edges on a batch, forward and backward; a warm start is EAP-IG."""
+        return 6.0 * self.steps * min(self.batch, n_pairs) / n_pairs + self.warm * EapIg().passes(graph, n_pairs)
 
 
 def hard_concrete(log_alpha: Tensor, generator: torch.Generator) -> Tensor:

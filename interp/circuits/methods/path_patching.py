@@ -80,6 +80,10 @@ class PathPatching:
         with torch.no_grad(), patched(model, {site: _hear(heard[site], heads) for site, heads in parts.items()}):
             return task.metric(logits_at(model, lambda: model(tokens), pairs.read), pairs)
 
+    def passes(self, graph: Graph, n_pairs: int) -> float:
+        """Forwards over the pairs: two a sender."""
+        return 2.0 * len(graph.nodes)
+
 
 def _receivers(names: tuple[str, ...], graph: Graph) -> dict[Site, list[int]]:
     """Sites of the receivers and the heads that listen there; raises InputError for an unknown name, or logits beside heads."""
