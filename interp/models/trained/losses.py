@@ -66,7 +66,10 @@ class Siit:
         return Losses(terms, torch.full((1,), float(len(tokens))), {**{n: t.detach() for n, t in terms.items()}, **metrics})
 
     def interchanges(self, n: int, rng: torch.Generator) -> Bool[Tensor, "row source destination"]:
-        """In each row one node of the circuit, or one of its edges, carries another input's value."""
+        """In each row one node of the circuit, or one of its edges, carries another input's value; in half of them stray edges do too.
+
+        Alone, an interchange can be answered through edges that strictness takes away later, so the two would pull apart.
+        """
         edges = self.place[self.is_circuit]
         sources = edges[:, 0].unique()
         cut = torch.zeros(n, *self.shape, dtype=torch.bool)
@@ -75,7 +78,8 @@ class Siit:
         row, column = edges[torch.randint(len(edges), (n,), generator=rng)].T
         one = torch.zeros_like(cut)
         one[torch.arange(n), row, column] = True
-        return torch.where(torch.rand(n, 1, 1, generator=rng) < 0.5, one, cut)
+        cut = torch.where(torch.rand(n, 1, 1, generator=rng) < 0.5, one, cut)
+        return cut | ((torch.rand(n, 1, 1, generator=rng) < 0.5) & self.stray_edges(n, rng))
 
     def stray_nodes(self, n: int, rng: torch.Generator) -> Bool[Tensor, "row source destination"]:
         """In each row one node that is no part of the circuit, or several of them."""

@@ -86,7 +86,7 @@ def _shuffled(n: int, count: int, rng: torch.Generator) -> Int[Tensor, "input co
     return torch.rand(n, count, generator=rng).argsort(1)
 
 
-def _prompts(*columns: Int[Tensor, "input part"] | int) -> Int[Tensor, "input pos"]:
+def _prompts(*columns: Int[Tensor, "input _"] | int) -> Int[Tensor, "input pos"]:
     """BOS, then the parts; a number is a token that all prompts share."""
     n = next(len(part) for part in columns if isinstance(part, Tensor))
     parts = [part if isinstance(part, Tensor) else torch.full((n, 1), part) for part in (0, *columns)]
