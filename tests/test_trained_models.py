@@ -40,7 +40,7 @@ from interp.tasks import TrainedTask
 from saes.dictionary import Batch
 from saes.errors import InputError
 
-TINY = Recipe("parity", d_model=16, d_mlp=16, batch_size=32, steps=40, check_every=10, spare=0)
+TINY = Recipe("majority", d_model=16, d_mlp=16, batch_size=32, steps=40, check_every=10, spare=0)
 
 
 def untrained(of: Program, seed: int = 0) -> Network:
@@ -65,8 +65,8 @@ def literal(name: str, prompt: list[str]) -> str:
     _, *x = prompt
     if name == "duplicate":
         return "seen" if x[-1] in x[:-1] else "new"
-    if name == "parity":
-        return ("even", "odd")[x.count("1") % 2]
+    if name == "majority":
+        return "many" if x.count("1") > x.count("0") else "few"
     if name == "sum":
         return str((int(x[0]) + int(x[1])) % 4)
     if name == "induction":
@@ -199,8 +199,9 @@ def test_strict_cuts_leave_the_circuit_alone_and_interchanges_touch_it(of: Progr
 def test_losses_fall_and_the_same_seed_gives_the_same_bits():
     first, again = TINY.network(), TINY.network()
     rows = list(training(TINY, first))
-    assert [row.step for row in rows] == [10, 20, 30, 40]
-    assert rows[-1].metrics["loss"] < 0.9 * rows[0].metrics["loss"]
+    assert [row.step for row in rows] == [10, 20, 30, 40] * 2
+    for stage in (rows[:4], rows[4:]):
+        assert stage[-1].metrics["loss"] < 0.95 * stage[0].metrics["loss"]
     for _ in training(TINY, again):
         pass
     assert revision(first) == revision(again) != revision(dataclasses.replace(TINY, seed=1).network())
@@ -255,7 +256,7 @@ def test_a_model_comes_back_from_its_folder_and_not_with_the_certificate_of_anot
 def test_the_cache_gives_what_training_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path))
     first = cached(TINY)
-    assert [path.name.rsplit("-", 1)[0] for path in tmp_path.iterdir()] == ["trained-parity"]
+    assert [path.name.rsplit("-", 1)[0] for path in tmp_path.iterdir()] == ["trained-majority"]
     monkeypatch.setattr("interp.models.trained.model.train", lambda recipe: pytest.fail("trained again"))
     assert cached(TINY).certificate == first.certificate
 
@@ -265,7 +266,7 @@ def test_unknown_programs_and_foreign_tokenizers_are_refused():
         trained("nothing")
     model = finished(program("sum")).model()
     with pytest.raises(InputError, match="own tokenizer"):
-        TrainedTask(program("parity")).pairs(model.tokenizer, 4, 0, model.bos)
+        TrainedTask(program("majority")).pairs(model.tokenizer, 4, 0, model.bos)
 
 
 @pytest.mark.slow

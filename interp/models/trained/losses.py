@@ -41,6 +41,8 @@ class Siit:
     program: Program
     sizes: Sizes
     weights: Weights
+    alone: bool = False
+    """In every row all edges outside the circuit are cut. A circuit that is trained so at first is there before there are shortcuts."""
 
     def __call__(self, module: Any, batch: Batch) -> Losses:
         """Terms by name. `batch.x` are token ids, floats because `fit` knows vectors only; the other input of each is its neighbour."""
@@ -79,7 +81,7 @@ class Siit:
         one = torch.zeros_like(cut)
         one[torch.arange(n), row, column] = True
         cut = torch.where(torch.rand(n, 1, 1, generator=rng) < 0.5, one, cut)
-        return cut | ((torch.rand(n, 1, 1, generator=rng) < 0.5) & self.stray_edges(n, rng))
+        return cut | ((torch.rand(n, 1, 1, generator=rng) < (1.0 if self.alone else 0.5)) & self.stray_edges(n, rng))
 
     def stray_nodes(self, n: int, rng: torch.Generator) -> Bool[Tensor, "row source destination"]:
         """In each row one node that is no part of the circuit, or several of them."""
@@ -93,7 +95,7 @@ class Siit:
         """In each row one edge that is no part of the circuit, or several, or all."""
         row, column = self.place[~self.is_circuit].T
         cut = torch.zeros(n, *self.shape, dtype=torch.bool)
-        cut[:, row, column] = _some(n, len(row), rng)
+        cut[:, row, column] = True if self.alone else _some(n, len(row), rng)
         return cut
 
     @property

@@ -121,11 +121,11 @@ def _is_seen(q: Tensor, k: Tensor) -> Tensor:
     return 1 + _LETTERS + (k[:, 1:-1] == q[:, -1:]).any(1).long()
 
 
-# ---- parity: BOS b b b b =; is the number of ones odd?
+# ---- majority: BOS b b b b b =; are there more ones than zeros?
 
 
-def _parity_prompts(n: int, rng: torch.Generator) -> Tensor:
-    return _prompts(1 + _digits(n, 4, 2, rng), 3)
+def _majority_prompts(n: int, rng: torch.Generator) -> Tensor:
+    return _prompts(1 + _digits(n, 5, 2, rng), 3)
 
 
 # ---- sum: BOS a b =; (a + b) mod 4
@@ -149,7 +149,7 @@ def _induction_prompts(n: int, rng: torch.Generator) -> Tensor:
 
 
 def _before(tokens: Tensor) -> Tensor:
-    return tokens.roll(1, 1)
+    return torch.cat((torch.zeros_like(tokens[:, :1]), tokens[:, :-1]), 1)
 
 
 def _followed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def _followed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 # ---- names: BOS A B A to; the name that occurs once (Wang et al. 2022, arXiv:2211.00593, in small)
 
-_NAMES = 6
+_NAMES = 4
 
 
 def _names_prompts(n: int, rng: torch.Generator) -> Tensor:
@@ -189,26 +189,26 @@ PROGRAMS: tuple[Program, ...] = (
         _duplicate_prompts,
     ),
     Program(
-        "parity",
-        "one head counts ones, the MLP of its layer tells odd from even",
-        ("BOS", "0", "1", "=", "even", "odd"),
+        "majority",
+        "one head counts ones, the MLP of its layer tells few from many",
+        ("BOS", "0", "1", "=", "few", "many"),
         2,
         (
             Node("0.1", (("embed", "0.1.v"),), lambda v: (v == 2).sum(1)),
-            Node("m0", (("0.1", "m0"),), lambda count: 4 + count % 2),
+            Node("m0", (("0.1", "m0"),), lambda count: 4 + (count > 2).long()),
             Node("logits", (("m0", "logits"),), _same),
         ),
-        _parity_prompts,
+        _majority_prompts,
     ),
     Program(
         "sum",
-        "two heads of two layers fetch a digit each, the last MLP adds them modulo 4",
+        "two heads fetch a digit each, the last MLP adds them modulo 4",
         ("BOS", "0", "1", "2", "3", "="),
         2,
         (
-            Node("0.3", (("embed", "0.3.v"),), lambda v: v[:, 1] - 1),
-            Node("1.1", (("embed", "1.1.v"),), lambda v: v[:, 2] - 1),
-            Node("m1", (("0.3", "m1"), ("1.1", "m1")), lambda a, b: 1 + (a + b) % _BASE),
+            Node("0.1", (("embed", "0.1.v"),), lambda v: v[:, 1] - 1),
+            Node("0.3", (("embed", "0.3.v"),), lambda v: v[:, 2] - 1),
+            Node("m1", (("0.1", "m1"), ("0.3", "m1")), lambda a, b: 1 + (a + b) % _BASE),
             Node("logits", (("m1", "logits"),), _same),
         ),
         _sum_prompts,
@@ -228,7 +228,7 @@ PROGRAMS: tuple[Program, ...] = (
     Program(
         "names",
         "a duplicate-token head, an inhibition head that carries its place to the end, a name mover that attends to the other place",
-        ("BOS", "Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "to"),
+        ("BOS", "Ann", "Bob", "Cid", "Dan", "to"),
         3,
         (
             Node("0.1", (("embed", "0.1.q"), ("embed", "0.1.k")), _earlier),
