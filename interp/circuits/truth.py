@@ -29,8 +29,9 @@ SCHEMA = 1
 class Evidence:
     """Why a circuit is believed."""
 
-    grade: Literal["exhaustive", "reproduced", "read", "derived", "weak"]
-    """exhaustive: every edge removed exactly on every input. reproduced: the authors' code returns it. read: stands in their code or text.
+    grade: Literal["exhaustive", "measured", "reproduced", "read", "derived", "weak"]
+    """exhaustive: every edge removed exactly on every input. measured: every edge resampled alone, and all others together, on a sample of
+    inputs. reproduced: the authors' code returns it. read: stands in their code or text.
     derived: their heads, joined by a rule of others. weak: nobody tested it."""
     how: str
 

@@ -14,6 +14,7 @@ from interp.tasks.ioi import Corruption, Ioi
 from interp.tasks.readers import SUFFIXES
 from interp.tasks.relation import Relation
 from interp.tasks.task_file import TaskFile
+from interp.tasks.trained import TrainedTask
 from saes.errors import InputError
 
 Drawn = Ioi | GreaterThan | Docstring | GenderedPronoun | Agreement | Induction | Relation
@@ -24,7 +25,7 @@ TASKS: dict[str, type[Drawn]] = {kind.NAME: kind for kind in get_args(Drawn)}
 
 __all__ = [
     "TASKS", "Agreement", "AnyTask", "CompiledTask", "Corruption", "Docstring", "Drawn", "GenderedPronoun", "GreaterThan", "Induction",
-    "Ioi", "Pairs", "Relation", "Task", "TaskFile", "corruptions", "logit_difference", "task",
+    "Ioi", "Pairs", "Relation", "Task", "TaskFile", "TrainedTask", "corruptions", "logit_difference", "task",
 ]  # fmt: skip
 
 
