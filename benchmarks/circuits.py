@@ -31,7 +31,7 @@ class Bench:
     """What to measure."""
 
     quick: bool = False
-    """Small models, few steps, and no language model."""
+    """Small models, few steps and rounds, and no language model."""
     rounds: int = 7
     """Rounds of each timing."""
     threads: int = 1
@@ -104,7 +104,7 @@ def main(bench: Bench) -> dict[str, Any]:
             print(_line(answers[-1]), file=sys.stderr, flush=True)
         walks.append(acdc(known))
     found = medians(answers)
-    split = over_split_qkv(bench.rounds, smollm2=not bench.quick)
+    split = over_split_qkv(3 if bench.quick else bench.rounds, smollm2=not bench.quick)
     plain = [] if bench.quick else over_plain(bench.rounds)
     return {
         "median_auroc": {method: row["seen"] for method, row in found.items()},
