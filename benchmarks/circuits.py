@@ -137,8 +137,19 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+# What the words of the last column mean.
+WORDS = (
+    "left out of the median, of a method:",
+    "  no edges, all nodes    nothing is true, or everything is",
+    "  flat                   true edges (nodes) along which no logit has a slope at the clean prompts, by the literal twin",
+    "  flat path              the same all the way to zero embeddings: where all that a neuron reads shrinks alike it never switches",
+    "  pattern, off           true edges behind a held attention pattern or a neuron that is off",
+    "  redundant              several minimal sets (OR, backup): no single ablation shows them",
+)
+
+
 def show(result: dict[str, Any]) -> None:
-    """Medians, circuits left out, and the ratios."""
+    """Each method on each circuit, medians with what was left out, and the ratios."""
     header = (
         f"{'method':<20} {'circuit':<21} {'unit':<4} {'true':>7} {'AUROC':>6} {'helps':>6} {'ties-':>6} {'AP':>6} {'passes':>6} seconds"
     )
@@ -154,6 +165,7 @@ def show(result: dict[str, Any]) -> None:
             why[word] = why.get(word, 0) + 1
         reasons = ", ".join(f"{word} {n}" for word, n in why.items())
         print(f"{method:<20} {areas} {row['circuits']:>5}/{row['of']:<2} {row['seconds']:>7.1f}  {reasons}")
+    print("\n".join(WORDS))
     print(
         f"\nACDC: same edges {result['acdc_same_edges']}, passes {result['acdc_pass_share']:.3f} of sequential over a sweep, "
         f"{result['acdc_pass_share_alone']:.3f} with each threshold by itself"
