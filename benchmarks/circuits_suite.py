@@ -48,7 +48,7 @@ from saes.errors import InputError
 
 LENGTH = 3
 ABLATIONS = ("zero", "resample")
-QUICK = ("and", "or", "acdc_or", "backup", "reverse", "xproportion", "hist")
+QUICK = ("and", "acdc_or", "backup", "reverse", "xproportion", "hist")
 # A slope of the twin, of numbers of order one in float64, below which an edge has none.
 FLAT = 1e-9
 # Where slopes along a path are looked for.
@@ -221,12 +221,12 @@ class Question:
 
 def questions(quick: bool) -> dict[str, Question]:
     """Every method of METHODS, with few steps of training."""
-    steps = 40 if quick else 120
+    steps = 20 if quick else 120
     asked = {
         "attribution": Question(Attribution(), flat_nodes, slope=True),
         "exact": Question(Exact(), redundant),
         "eap": Question(Eap(), flat, slope=True),
-        "eap-ig": Question(EapIg(steps=IG_STEPS), flat_path),
+        "eap-ig": Question(EapIg(steps=20 if quick else IG_STEPS), flat_path),
         "eap-ig-activations": Question(EapIgActivations(steps=5 if quick else 20), redundant),
         "relp": Question(RelP(), held, slope=True),
         "exact-edges": Question(ExactEdges(), redundant),

@@ -1,10 +1,12 @@
 """Methods on compiled models, whose circuits are certified: no norm, saturated gates, sources that change nothing."""
 
+import pytest
 import torch
 
 from interp.circuits.ablation import replacement
 from interp.circuits.graph import graph
-from interp.circuits.methods import Eap, EapIgActivations
+from interp.circuits.methods import Acdc, Eap, EapIg, EapIgActivations, ExactEdges, Scorer
+from interp.circuits.roc import auroc
 from interp.models.compiled import certify, compile, gate, program
 from interp.models.compiled.forward import edges, run
 from interp.tasks.base import Pairs
@@ -45,3 +47,14 @@ def test_a_source_that_changes_nothing_scores_zero_along_its_path() -> None:
     found = dict(zip(scores.names(), scores.mean.tolist(), strict=True))
     assert all(found[f"pos->{t}"] == 0 for t in whole.destinations)
     assert all(found[f"{u}->{t}"] < 0 for u, t in truth)
+
+
+@pytest.mark.parametrize("method", [EapIg(steps=50), ExactEdges(), Acdc((0.001, 0.03))])
+def test_methods_that_leave_the_clean_prompts_rank_certified_edges_first(method: Scorer) -> None:
+    compiled = compile(program("xproportion"))
+    task, model = CompiledTask(compiled, 3), compiled.model(torch.float64)
+    pairs, whole = task.pairs(model.tokenizer, 64, 0, model.bos), graph(model, pos=True)
+    scores = method(model, task, pairs, whole, replacement(model, whole, pairs, "zero"))
+    truth = certify(compiled, "zero", compiled.inputs(3)).edges
+    true = torch.tensor([tuple(name.split("->")) in truth for name in scores.names()])
+    assert auroc(scores.mean.abs().double().numpy(), true.numpy()) == 1
