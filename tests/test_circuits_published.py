@@ -94,7 +94,7 @@ def test_a_truth_of_nodes_alone_judges_the_nodes_of_edges() -> None:
     [
         ("greater_than", SMALL, "mean", "under resample ablation, not under mean; give --ablation resample"),
         ("ioi/wang", SMALL, "resample", "give --ablation mean or --ablation mean_all or --truth ioi/acdc"),
-        ("tracr_reverse/structural", Graph(4, 1, 1, pos=True), "zero", "under no ablation, not under zero; give --truth tracr_reverse/zero"),
+        ("tracr_reverse/structural", Graph(4, 1, 1, pos=True), "zero", "under no ablation, not under zero; give --truth tracr_reverse"),
         ("ioi", Graph(30, 9, 3), "resample", "12 layers of 12 heads, and this one has 30 layers of 9 heads in 3 groups; run that model"),
         ("docstring", Graph(4, 8, 8), "resample", "4 layers of 8 heads without MLPs, and"),
         ("tracr_reverse", Graph(4, 1, 1), "zero", "positions apart from tokens"),
@@ -116,7 +116,7 @@ def test_on_random_weights_of_gpt2_the_areas_are_near_chance(tmp_path: Path) -> 
     assert run is not None
     summary = json.loads(run.file("summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert {"truth": "ioi/acdc", "truth_heads": 26, "truth_edges": 963, "bos": None}.items() <= summary.items()
-    # MLPs and embeddings write more than a head of eight dimensions does, and most true edges start or end there: only without MLPs is it chance.
+    # MLPs write more than heads of eight dimensions do, and most true edges start or end there: only without MLPs is it chance.
     assert abs(summary["auroc_edges_helping_no_mlp"] - 0.5) < 0.15
     assert abs(summary["auroc_edges_absolute_no_mlp"] - 0.5) < 0.15
     rows = pq.read_table(run.file("truth.parquet")).to_pylist()

@@ -13,9 +13,10 @@ from conftest import shared
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from interp import models
-from interp.circuits.ablation import ablated_metric, clean_metric, corrupt_metric, resample
+from interp.circuits.ablation import replacement
+from interp.circuits.forward import clean_metric, corrupt_metric, metrics
 from interp.circuits.graph import graph
-from interp.circuits.methods import Attribution, Exact
+from interp.circuits.methods import Eap, Exact
 from interp.stages.base import Context, resolved
 from interp.stages.circuit import Circuit
 from interp.tasks import TASKS, AnyTask, Docstring, Drawn, GreaterThan, Induction, Pairs, Task, TaskFile, corruptions, task, words
@@ -463,14 +464,16 @@ def random_llama(tmp_path_factory: pytest.TempPathFactory) -> models.Model:
 @pytest.mark.parametrize("kind", list(TASKS.values()), ids=lambda kind: kind.NAME)
 def test_scores_and_masks_read_what_the_task_reads(kind: type[Drawn], random_llama: models.Model) -> None:
     one = kind()
-    pairs, nodes = one.pairs(random_llama.tokenizer, 6, 0, BOS), graph(random_llama)
-    kept = torch.tensor([[True] * len(nodes.nodes), [False] * len(nodes.nodes)])
-    whole, _ = ablated_metric(random_llama, one, pairs, nodes, kept, resample(random_llama, nodes, pairs))
-    clean = clean_metric(random_llama, one, pairs)
-    assert torch.allclose(whole, clean, atol=1e-5)
-    assert not torch.allclose(clean, corrupt_metric(random_llama, one, pairs), atol=1e-5)
-    for method in (Attribution(), Exact()):
-        scores = method(random_llama, one, pairs, nodes).per_example
+    pairs, whole = one.pairs(random_llama.tokenizer, 6, 0, BOS), graph(random_llama)
+    values = replacement(random_llama, whole, pairs, "resample")
+    everything, nothing = metrics(random_llama, one, pairs, whole, torch.stack((whole.valid, whole.valid & False)), values)
+    clean, corrupt = clean_metric(random_llama, one, pairs), corrupt_metric(random_llama, one, pairs)
+    assert torch.allclose(everything, clean, atol=1e-5)
+    assert torch.allclose(nothing, corrupt, atol=1e-5)
+    assert not torch.allclose(clean, corrupt, atol=1e-5)
+    for method in (Eap(), Exact()):
+        scores = method(random_llama, one, pairs, whole, values).per_example
+        assert scores is not None
         assert bool(scores.isfinite().all())
         assert scores.abs().max() > 0
 

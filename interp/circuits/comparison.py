@@ -70,7 +70,7 @@ def example_rows(a: Side, b: Side) -> list[dict[str, Any]]:
 
 
 def figures(a: Side, b: Side) -> dict[str, Any]:
-    """The summary. `p_shared` is that of two circuits drawn at random sharing so many units; the difference is a - b, with a 95 % interval."""
+    """The summary. `p_shared`: that two circuits drawn at random share so many units; the difference is a - b, with a 95 % interval."""
     shared, only_a, only_b = a.circuit & b.circuit, a.circuit - b.circuit, b.circuit - a.circuit
     n, worth = len(a.scores), {name: max(abs(a.scores[name]), abs(b.scores[name])) for name in a.scores}
     first, second = (np.array([side.scores[name] for name in a.scores]) for side in (a, b))
