@@ -170,9 +170,9 @@ def loss(of: Program, weights: Weights, seed: int = 0) -> dict[str, float]:
 def test_loss_terms_scale_linearly_with_their_weight(term: str):
     """In the code of InterpBench the strict weight acts squared: .4 as .16."""
     of = program("induction")
-    one = loss(of, Weights(1, 1, 1, 1))
+    one = loss(of, Weights(1.0, 1.0, 1.0, 1.0))
     for factor in (0.4, 3.0):
-        scaled = loss(of, dataclasses.replace(Weights(1, 1, 1, 1), **{term: factor}))
+        scaled = loss(of, dataclasses.replace(Weights(1.0, 1.0, 1.0, 1.0), **{term: factor}))
         assert math.isclose(scaled[term], factor * one[term], rel_tol=1e-5)
         assert math.isclose(scaled["total"] - one["total"], (factor - 1) * one[term], rel_tol=1e-3)
         assert all(scaled[other] == one[other] for other in TERMS if other != term)

@@ -26,7 +26,7 @@ class Weights:
     """How much each term counts."""
 
     behaviour: float = 1.0
-    interchange: float = 1.0
+    interchange: float = 3.0
     strict_node: float = 0.4
     strict_edge: float = 1.0
 

@@ -116,17 +116,20 @@ class Network(nn.Module):
         x = written.sum(1, keepdim=True)
         if cut is not None and away is not None:
             n = written.shape[1]
-            moved = cut[:, :n, columns].transpose(1, 2) @ (away[:, :n] - written).flatten(2)
+            moved = cut[:, :n, columns].transpose(1, 2).contiguous() @ (away[:, :n] - written).flatten(2)
             x = x + moved.unflatten(2, written.shape[2:])
         return nn.functional.layer_norm(x, x.shape[-1:], self.gain[norm], self.shift[norm], EPS)
 
     def _attend(self, layer: int, inputs: Float[Tensor, "row destination pos d_model"]) -> Float[Tensor, "row head pos d_model"]:
         x = inputs.unflatten(1, (3, -1)) if inputs.shape[1] > 1 else inputs[:, :, None]
-        # [row, q k v, head, pos, d_head]
-        q, k, v = (x @ self.w_qkv[layer] + self.b_qkv[layer][:, :, None]).unbind(1)
+        each = x.expand(-1, -1, self.sizes.n_heads, -1, -1).expand(-1, 3, -1, -1, -1)
+        # [row, q k v, head, pos, d_head]; as einsum, because `@` would copy the weights for every row
+        made = torch.einsum("rchpd,chdk->rchpk", each, self.w_qkv[layer])
+        q, k, v = (made + self.b_qkv[layer][:, :, None]).unbind(1)
         scores = q @ k.transpose(-1, -2) / math.sqrt(self.sizes.d_head)
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        return scores.masked_fill(future, -math.inf).softmax(-1) @ v @ self.w_o[layer]
+        z = scores.masked_fill(future, -math.inf).softmax(-1) @ v
+        return torch.einsum("rhpk,hkd->rhpd", z, self.w_o[layer])
 
     def native(self) -> dict[str, Tensor]:
         """Weights under the names of TransformerLens' native model, as its linear layers hold them: [out, in]."""
