@@ -52,7 +52,7 @@ class View:
     def axis(self) -> str:
         """What a score is, for the title of an axis."""
         name = circuit_words.metric(self.config)[0]
-        return f"change of the {name} when ablated ({self.measure})" if self.measure else f"score of {method(self.run)} (no unit)"
+        return f"change of {name} ({self.measure})" if self.measure else f"score of {method(self.run)} (no unit)"
 
 
 def method(run: Run) -> str:
