@@ -83,7 +83,8 @@ def figures(truth: Truth, found: list[Row]) -> dict[str, Any]:
 def _nodes(truth: Truth, every: Mapping[str, float], apart: Mapping[str, float], ablation: Ablation) -> Iterator[Row]:
     """Nodes with and without MLPs, where some that are scored are true and some are not."""
     without = truth.without_mlps()
-    for among, scores, aims in (("all", every, truth), ("no mlp", apart, without)):
+    readings: tuple[tuple[Literal["all", "no mlp"], Mapping[str, float], Truth], ...] = (("all", every, truth), ("no mlp", apart, without))
+    for among, scores, aims in readings:
         true = {name in aims.nodes for name in node_kinds(aims, scores)}
         if len(true) == 2 and (among == "all" or truth.shape.mlps):
             yield from (Row("node", among, verdict) for verdict in node_verdicts(aims, scores, NAMES[ablation]))

@@ -99,16 +99,17 @@ def nearest(scores: Scores, by: Ranking, size: int, among: Bool[Tensor, " edge"]
 
 def replaced(scores: Scores, better: Scores, which: Int[Tensor, " edge"], own: Int[Tensor, " edge"]) -> Scores:
     """The scores of some edges, in the places `which`, taken from the places `own` of others."""
-    parts: list[Float[Tensor, " edge"]] = []
-    for name in ("mean", "deviation", "agreement"):
+
+    def mixed(name: str) -> Float[Tensor, " edge"]:
         part = getattr(scores, name).clone()
         part[which] = getattr(better, name)[own].to(part)
-        parts.append(part)
+        return part
+
     per_example = None
     if scores.per_example is not None and better.per_example is not None:
         per_example = scores.per_example.clone()
         per_example[:, which] = better.per_example[:, own].to(per_example)
-    return Scores(scores.graph, scores.unit, *parts, scores.n, per_example, scores.notes)
+    return Scores(scores.graph, scores.unit, mixed("mean"), mixed("deviation"), mixed("agreement"), scores.n, per_example, scores.notes)
 
 
 def _worth(x: Float[Tensor, " edge"], by: Ranking) -> Float[Tensor, " edge"]:
