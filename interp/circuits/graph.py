@@ -209,7 +209,7 @@ class Scores:
         half = 1.96 * self.deviation / max(1, self.n) ** 0.5
         return self.mean - half, self.mean + half
 
-    def order(self, by: Ranking = "absolute", among: Bool[Tensor, " unit"] | None = None) -> Int[Tensor, " unit"]:
+    def order(self, by: Ranking = "absolute", among: Bool[Tensor, " unit"] | None = None) -> Int[Tensor, " ordered"]:
         """Units, best first: by |score|, or by how much they help (lowest score first); equal scores in the order of the model."""
         worth = self.mean.abs() if by == "absolute" else -self.mean
         order = worth.sort(descending=True, stable=True).indices
