@@ -9,7 +9,7 @@ import pytest
 from test_circuits_published import gpt2
 
 from interp.circuits.comparison import Side, figures, require_alike
-from interp.circuits.methods import Attribution, Eap, EapIg
+from interp.circuits.methods import EapIg, Exact
 from interp.runs import Run
 from interp.stages.base import Context, execute
 from interp.stages.circuit import Circuit
@@ -25,7 +25,7 @@ def ctx(tmp_path_factory: pytest.TempPathFactory) -> Context:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Circuit:
     folder = gpt2(tmp_path_factory.mktemp("gpt2"), layers=2, heads=2)
-    return Circuit(model=str(folder), method=Eap(), pairs=12, tests=0, audit=0, random_orders=1, size=10)
+    return Circuit(model=str(folder), method=EapIg(2), objective="kl", pairs=12, tests=0, audit=0, random_orders=1, size=10)
 
 
 def _made(stage: Circuit | Compare, ctx: Context) -> Run:
@@ -35,7 +35,7 @@ def _made(stage: Circuit | Compare, ctx: Context) -> Run:
 
 
 def test_a_comparison_counts_what_is_shared_and_tests_the_difference(stage: Circuit, ctx: Context) -> None:
-    a, b = _made(stage, ctx), _made(dataclasses.replace(stage, method=EapIg(), size=14), ctx)
+    a, b = _made(stage, ctx), _made(dataclasses.replace(stage, method=EapIg(5), size=14), ctx)
     run = _made(Compare(a.id, b.id), ctx)
     summary = json.loads(run.file("summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     rows = pq.read_table(run.file("units.parquet"))
@@ -81,7 +81,7 @@ def test_runs_that_cannot_be_compared_are_refused_in_a_sentence(change: dict, se
 
 
 def test_a_run_of_nodes_and_one_of_edges_are_refused_before_any_work(stage: Circuit, ctx: Context) -> None:
-    a, b = _made(stage, ctx), _made(dataclasses.replace(stage, method=Attribution(), size=3), ctx)
+    a, b = _made(stage, ctx), _made(dataclasses.replace(stage, method=Exact(), size=3), ctx)
     with pytest.raises(InputError, match="two graphs"):
         _made(Compare(a.id, b.id), ctx)
 

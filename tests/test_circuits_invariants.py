@@ -40,6 +40,14 @@ def pairs() -> Pairs:
     return Toy().pairs(None, 4, 0, None)
 
 
+def _solved(model: Model, pairs: Pairs) -> Pairs:
+    """Answers that a random model gives: its first choice on the clean prompt against that on the corrupt one."""
+    row = torch.arange(len(pairs))
+    with torch.no_grad():
+        clean, corrupt = (model(tokens)[row, pairs.read[:, 0]] for tokens in (pairs.clean, pairs.corrupt))
+    return dataclasses.replace(pairs, answer=(clean - corrupt).argmax(1), wrong=(corrupt - clean).argmax(1)[:, None])
+
+
 def _hash(model: Model) -> str:
     tensors = {**dict(model.bridge.named_parameters()), **dict(model.bridge.named_buffers())}
     digest = hashlib.sha256()
@@ -86,7 +94,7 @@ def test_a_method_leaves_the_model_to_the_bit_and_without_hooks(
 
 
 def _curves(model: Model, pairs: Pairs, unit: str) -> object:
-    whole = graph(model)
+    whole, pairs = graph(model), _solved(model, pairs)
     series = [Series("method", shuffled(whole, unit, 0))]  # pyright: ignore[reportArgumentType]
     return curves(model, Toy(), pairs, series, "resample", replacement(model, whole, pairs, "resample"))
 
@@ -219,7 +227,7 @@ def test_layers_of_edges_are_those_of_their_destinations() -> None:
 
 @pytest.mark.parametrize("unit", ["node", "edge"])
 def test_tests_measure_the_circuit_its_complement_and_random_ones_of_its_layers(unit: str, llama: Model, pairs: Pairs) -> None:
-    whole = graph(llama)
+    whole, pairs = graph(llama), _solved(llama, pairs)
     scores = shuffled(whole, unit, 1)  # pyright: ignore[reportArgumentType]
     values = replacement(llama, whole, pairs, "resample")
     seen = view(scores, "helping", 5)

@@ -10,7 +10,7 @@ from test_tasks_ioi import words
 
 from interp.circuits import known
 from interp.circuits.graph import Graph, Scores
-from interp.circuits.methods import Eap
+from interp.circuits.methods import EapIg
 from interp.circuits.truth import load
 from interp.stages.base import Context, execute
 from interp.stages.circuit import Circuit
@@ -110,7 +110,17 @@ def test_a_truth_that_does_not_fit_is_refused_in_a_sentence(name: str, graph: Gr
 def test_on_random_weights_of_gpt2_the_areas_are_near_chance(tmp_path: Path) -> None:
     folder = gpt2(tmp_path / "gpt2")
     stage = Circuit(
-        model=str(folder), method=Eap(), truth="ioi", bos=False, pairs=8, tests=0, audit=0, random_orders=1, ranking="absolute", size=1041
+        model=str(folder),
+        method=EapIg(2),
+        objective="kl",
+        truth="ioi",
+        bos=False,
+        pairs=8,
+        tests=0,
+        audit=0,
+        random_orders=1,
+        ranking="absolute",
+        size=1041,
     )
     run = execute(stage, Context(root=tmp_path / "runs", device="cpu"), say=lambda text: None)
     assert run is not None

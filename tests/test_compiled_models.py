@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from interp.circuits.ablation import ablated_metric, clean_metric, corrupt_metric, resample
+from interp.circuits.ablation import replacement
+from interp.circuits.forward import clean_metric, corrupt_metric, metrics
 from interp.circuits.graph import graph
 from interp.hooks import patched, record
 from interp.models.bridge import Model
@@ -172,8 +173,8 @@ def test_circuits_of_nodes_run_on_compiled_models():
     model, task = compiled.model(torch.float64), CompiledTask(compiled, 3)
     pairs, whole = task.pairs(model.tokenizer, 27, 0, model.bos), graph(model)
     only = [node for node in whole.nodes if str(node) == "3.z.0"]
-    kept = whole.kept([whole.nodes, only, [node for node in whole.nodes if node not in only]])
-    found = ablated_metric(model, task, pairs, whole, kept, resample(model, whole, pairs))
+    masks = whole.keeping([whole.nodes, only, [node for node in whole.nodes if node not in only]])
+    found = metrics(model, task, pairs, whole, masks, replacement(model, whole, pairs, "resample"))
     # with lengths equal, the last head alone carries the tokens
     assert float(found[:2].abs().max()) < 1e-12
     assert torch.allclose(found[2], corrupt_metric(model, task, pairs).to(found))

@@ -90,14 +90,14 @@ def uncertain(scores: Scores, by: Ranking, size: int) -> Bool[Tensor, " edge"]:
     return moves & ((scores.agreement < AGREE) | ((least < end) & (end < most)))
 
 
-def nearest(scores: Scores, by: Ranking, size: int, among: Bool[Tensor, " edge"], n: int) -> Int[Tensor, " edge"]:
+def nearest(scores: Scores, by: Ranking, size: int, among: Bool[Tensor, " edge"], n: int) -> Int[Tensor, " chosen"]:
     """The n edges whose ranks are nearest to the end of the circuit, half on either side as far as there are that many."""
     order = scores.order(by)
     order, distance = order[among[order]], (torch.arange(len(order)) + 0.5 - size).abs()[among[order]]
     return order[distance.sort(stable=True).indices[:n]]
 
 
-def replaced(scores: Scores, better: Scores, which: Int[Tensor, " edge"], own: Int[Tensor, " edge"]) -> Scores:
+def replaced(scores: Scores, better: Scores, which: Int[Tensor, " chosen"], own: Int[Tensor, " chosen"]) -> Scores:
     """The scores of some edges, in the places `which`, taken from the places `own` of others."""
 
     def mixed(name: str) -> Float[Tensor, " edge"]:
