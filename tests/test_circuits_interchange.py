@@ -146,7 +146,7 @@ def test_edges_that_a_graph_lacks_are_reported_and_never_found() -> None:
 )
 def test_edges_that_eap_graphs_lack_are_refused(edge: Edge, why: str) -> None:
     with pytest.raises(InputError, match=why):
-        write_eap(Table({edge: 1.0}, frozenset({edge}), {"embed": True}, CFG))
+        write_eap(Table({edge: 1.0}, frozenset({edge}), {}, CFG))
 
 
 def test_files_of_another_kind_are_refused() -> None:

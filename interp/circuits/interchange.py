@@ -71,16 +71,13 @@ def read_eap(data: Mapping[str, Any]) -> Table:
 
 def write_eap(table: Table) -> dict[str, Any]:
     """The JSON that EAP-IG's `from_json` reads; raises InputError for what its graphs lack: positions apart, shared keys, direct edges."""
-    ends = set(_ends(table.kept))
-    nodes = table.nodes or {name: name in ends for name in _ends(table.scores)}
-    return {
-        "cfg": dict(table.cfg),
-        "nodes": {_to_eap(name): {"in_graph": kept} for name, kept in nodes.items()},
-        "edges": {
-            _to_eap_edge(edge): ({} if score is None else {"score": score}) | {"in_graph": edge in table.kept}
-            for edge, score in table.scores.items()
-        },
+    edges = {
+        _to_eap_edge(edge): ({} if score is None else {"score": score}) | {"in_graph": edge in table.kept}
+        for edge, score in table.scores.items()
     }
+    kept = set(_ends(table.kept))
+    nodes = table.nodes or {name: name in kept for name in _ends(table.scores)}
+    return {"cfg": dict(table.cfg), "nodes": {_to_eap(name): {"in_graph": keep} for name, keep in nodes.items()}, "edges": edges}
 
 
 def read_acdc(records: Iterable[Sequence[Any]]) -> Table:
