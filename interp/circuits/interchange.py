@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from interp.circuits.names import Edge, Shape, edge_order, is_direct, parse
+from interp.circuits.names import Edge, Shape, edge_order, is_direct, owner, parse
 from saes.errors import InputError
 
 _EAP_HEAD = re.compile(r"a(\d+)\.h(\d+)")
@@ -71,15 +71,13 @@ def read_eap(data: Mapping[str, Any]) -> Table:
 
 def write_eap(table: Table) -> dict[str, Any]:
     """The JSON that EAP-IG's `from_json` reads; raises InputError for what its graphs lack: positions apart, shared keys, direct edges."""
-    nodes = table.nodes or {name: name in {end for edge in table.kept for end in edge} for name in _ends(table.scores)}
-    return {
-        "cfg": dict(table.cfg),
-        "nodes": {_to_eap(name): {"in_graph": kept} for name, kept in nodes.items()},
-        "edges": {
-            _to_eap_edge(edge): ({} if score is None else {"score": score}) | {"in_graph": edge in table.kept}
-            for edge, score in table.scores.items()
-        },
+    edges = {
+        _to_eap_edge(edge): ({} if score is None else {"score": score}) | {"in_graph": edge in table.kept}
+        for edge, score in table.scores.items()
     }
+    kept = set(_ends(table.kept))
+    nodes = table.nodes or {name: name in kept for name in _ends(table.scores)}
+    return {"cfg": dict(table.cfg), "nodes": {_to_eap(name): {"in_graph": keep} for name, keep in nodes.items()}, "edges": edges}
 
 
 def read_acdc(records: Iterable[Sequence[Any]]) -> Table:
@@ -114,7 +112,7 @@ def write_acdc(table: Table, shape: Shape) -> list[Record]:
 
 def _ends(edges: Iterable[Edge]) -> list[str]:
     """Nodes in the order of the model, heads without their inputs."""
-    names = {name for source, to in edges for name in (source, to.rsplit(".", 1)[0] if parse(to).kind == "input" else to)}
+    names = {owner(end) for edge in edges for end in edge}
     return sorted(names, key=lambda name: edge_order((name, name)))
 
 
@@ -155,10 +153,10 @@ def _acdc_name(hook: str, index: Sequence[int | None], writes: bool) -> str:
     """The node at a hook; `index` is [null] for all of it and [null, null, head] for one head."""
     if hook in ("hook_embed", "hook_pos_embed"):
         return "embed" if hook == "hook_embed" else "pos"
-    found, head = _ACDC_HOOK.fullmatch(hook), index[-1]
+    found = _ACDC_HOOK.fullmatch(hook)
     if found is None or any(place is not None for place in index[:2]) or len(index) not in (1, 3):
         raise InputError(f"{hook} {list(index)} is no node without positions; there are blocks.9.hook_q_input [null, null, 6] and the like")
-    layer, kind = found[1], found[2]
+    layer, kind, head = found[1], found[2], index[-1]
     if writes and kind in ("mlp_in", "resid_post", "q", "k", "v"):
         raise InputError(f"{hook} writes nothing to the residual stream; it cannot be the parent of an edge")
     whole = {"mlp_out": f"m{layer}", "mlp_in": f"m{layer}", "resid_pre": "embed", "resid_post": "logits", "result": f"{layer}.{head}"}
