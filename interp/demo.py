@@ -87,7 +87,7 @@ class Demo:
             "evaluate": lambda found: Evaluate(found["train"].id),
             "describe": lambda found: Describe(found["train"].id),
             "heads": lambda _: Heads(model=self.model),
-            "circuit": lambda _: Circuit(model=self.model),
+            "circuit": lambda _: Circuit(model=self.model, tests=0),
         }
 
 
