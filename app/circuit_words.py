@@ -40,6 +40,7 @@ ABLATIONS = {
     "mean": "their mean at that position over other corrupt prompts",
     "mean_all": "their mean over all positions of other corrupt prompts",
     "zero": "nothing",
+    "optimal": "a constant that was trained to do least harm",
 }
 # How each method scores, and whether its scores are changes of the metric, in its unit.
 METHODS: dict[str, tuple[str, bool]] = {
@@ -59,6 +60,10 @@ METHODS: dict[str, tuple[str, bool]] = {
     "edge-pruning": ("trains a gate on each; the score is minus the probability that it is open", False),
     "hisp": ("takes absolute gradients in a gate on each node, divided by the norm of its layer", False),
     "flow-routes": ("takes minus the share of each source in what a destination reads, whatever the task", False),
+    "discrete-codes": ("counts the codes of a sparse autoencoder that only clean prompts have; the score is minus their number", False),
+    "discrete-code-edges": ("counts pairs of such codes that only clean prompts have together; the score is minus their number", False),
+    "budgeted": ("estimates all edges from gradients and ablates those around the end of the circuit exactly", True),
+    "imported": ("takes the scores of a file", False),
     "magnitude": ("takes minus the norm of what each node writes, whatever the task", False),
     "difference-norm": ("takes minus the norm of what ablation changes, whatever the task", False),
     "random": ("draws scores at random", False),

@@ -440,7 +440,11 @@ def write_edge_circuit(root: Path, rng: np.random.Generator, vocab: list[bytes])
         write_parquet(work, "nodes.parquet", _node_columns(nodes, {"score": (np.array(list(sums.values()), np.float32), None)}))
         table: dict[str, Any] = {"source": [s for s, _ in edges], "destination": [d for _, d in edges]}
         table |= _scores({"score": (score, 0.004), "exact": (exact, 0.003)}, len(edges))
-        table |= {"same_sign": rng.uniform(0.5, 1, len(edges)), "p_adjusted": rng.uniform(0, 1, len(edges))}
+        table |= {
+            "same_sign": rng.uniform(0.5, 1, len(edges)),
+            "p_adjusted": rng.uniform(0, 1, len(edges)),
+            "in_circuit": [i < 20 for i in range(len(edges))],
+        }
         write_parquet(work, "edges.parquet", table)
         curves = _curve_rows("edge", "all", "resample", len(edges), {"method": 9.0, "random": 0.5})
         write_parquet(work, "curve.parquet", {name: [row[name] for row in curves] for name in curves[0]})
@@ -476,7 +480,7 @@ def _node_columns(
     nodes: Sequence[tuple[str, str, int, int | None]], scores: Mapping[str, tuple[np.ndarray, float | None]]
 ) -> dict[str, Any]:
     columns = dict(zip(("node", "kind", "layer", "head"), ([n[i] for n in nodes] for i in range(4)), strict=True))
-    return columns | _scores(scores, len(nodes))
+    return columns | _scores(scores, len(nodes)) | {"in_circuit": [i < 3 for i in range(len(nodes))]}
 
 
 def _scores(given: Mapping[str, tuple[np.ndarray, float | None]], n: int) -> dict[str, Any]:

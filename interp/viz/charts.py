@@ -68,7 +68,8 @@ def signed_log(values: np.ndarray, unit: float) -> np.ndarray:
 def signed_log_axis(values: np.ndarray) -> tuple[float, dict[str, Any]]:
     """The `unit` of an axis that holds values of very different size, the median of their sizes, and plotly's layout of the axis."""
     sizes = np.abs(values[values != 0])
-    unit = float(np.median(sizes)) if len(sizes) else 1.0
+    # Sizes so far below the largest that no axis could tell them from zero do not set its unit.
+    unit = max(float(np.median(sizes)), 1e-9 * float(sizes.max())) if len(sizes) else 1.0
     top = float(sizes.max(initial=unit))
     powers = [10.0**k for k in range(int(np.ceil(np.log10(unit))), int(np.floor(np.log10(top))) + 1)] or [float(f"{top:.1g}")]
     powers = powers[-4:]

@@ -48,7 +48,7 @@ class SubnetworkProbing:
     """Step size."""
     batch: int = 8
     """Pairs of one step."""
-    objective: Objective = "kl"
+    keep: Objective = "kl"
     """What a circuit has to keep. kl: the whole model's output. metric: its metric."""
     warm: bool = True
     """Start from the order of EAP-IG."""
@@ -85,7 +85,7 @@ class EdgePruning:
     """Step size."""
     batch: int = 8
     """Pairs of one step."""
-    objective: Objective = "kl"
+    keep: Objective = "kl"
     """What a circuit has to keep. kl: the whole model's output. metric: its metric."""
     warm: bool = True
     """Start from the order of EAP-IG."""
@@ -164,7 +164,7 @@ def _trained(
             some = torch.randperm(len(pairs), generator=rng)[: method.batch].tolist()
             weights = _weights(graph, method.unit, hard_concrete(gates, rng))
             loss = _distance(
-                method.objective, model, task, pairs.rows(some), graph, weights, _clean(clean, some), logits[some], metric[some]
+                method.keep, model, task, pairs.rows(some), graph, weights, _clean(clean, some), logits[some], metric[some]
             )
             optimiser.zero_grad()
             (loss + penalty(open_probability(gates).mean(), step / method.steps)).backward()
