@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import streamlit as st
 
-from app import circuit_graph, circuit_words, circuits, readers, session, widgets
+from app import circuit_graph, circuits, readers, session, widgets
 from app.address import anchor, choice
 from app.circuit_view import SCOPES, View
 from app.circuit_words import two
@@ -62,7 +62,7 @@ def curves(view: View) -> None:
                 st.segmented_control(label, options, default=ablation, key="ablation", bind="query-params", required=True) or ablation
             )
         lines, units = found[ablation], f"{view.unit}s" if view.scope == "all" else "heads"
-        name, measure = circuit_words.metric(view.config)
+        name, measure = (circuits.about(view.run)[part] for part in ("metric", "metric_unit"))
         left, right = st.columns(2)
         with left:
             figure = circuit_curves.faithfulness_curve(lines, session.theme(), units, view.size)

@@ -39,7 +39,7 @@ def audit(view: View) -> None:
         kind = circuits.kinds(view.unit, {name: values[known] for name, values in view.rows.items()})
         parts = {name: known[kind == name] for name in circuit_words.KINDS if (kind == name).any()}
         drawn = {circuit_words.KINDS[name]: Audited(list(view.rows["name"][at]), exact[at], score[at]) for name, at in parts.items()}
-        figure = agreement(drawn, session.theme(), circuit_words.metric(view.config)[1])
+        figure = agreement(drawn, session.theme(), circuits.about(view.run)["metric_unit"])
         st.plotly_chart(figure, key="agreement", alt=f"Score against exact effect of {len(known)} {view.unit}s")
         worst = known[np.argsort(-np.abs(score[known] - exact[known]), kind="stable")][:WORST]
         rows = [(element("code", view.rows["name"][i]), *(bracketed(view.rows, by, int(i)) for by in circuits.BY)) for i in worst]
@@ -109,7 +109,7 @@ def _cut(n: int, what: str) -> None:
 
 
 def prompts(run: Run) -> None:
-    name = circuit_words.metric(readers.config(run))[0]
+    name = circuits.about(run)["metric"]
     definition = f"What differs between the clean and the corrupt prompt is lit. The {name} sets the answer against the wrong ones."
     with widgets.panel("Prompts", definition, run, "prompts.parquet"):
         if widgets.lacks(run, "prompts.parquet", "prompts"):

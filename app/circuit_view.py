@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from app import circuit_words, readers, session, widgets
+from app import circuit_words, circuits, readers, session, widgets
 from interp.circuits.names import parse
 from interp.runs import Run
 from interp.viz.html import Html, element, facts, join, table
@@ -45,13 +45,13 @@ class View:
     @property
     def measure(self) -> str:
         """The unit of the scores that are shown; nothing where a score is no change of the metric."""
-        effects = circuit_words.METHODS.get(method(self.run), ("", True))[1]
-        return circuit_words.metric(self.config)[1] if effects or self.by == "exact" else ""
+        said = circuits.about(self.run)
+        return said["metric_unit"] if said["effects"] or self.by == "exact" else ""
 
     @property
     def axis(self) -> str:
         """What a score is, for the title of an axis."""
-        name = circuit_words.metric(self.config)[0]
+        name = circuits.about(self.run)["metric"]
         return f"change of {name} ({self.measure})" if self.measure else f"score of {method(self.run)} (no unit)"
 
 
@@ -62,20 +62,19 @@ def method(run: Run) -> str:
 def lead(run: Run, nodes: readers.Columns, rows: readers.Columns, unit: str) -> None:
     """What the run did, in sentences, and how its names are read."""
     config, summary = readers.config(run), session.read(readers.summary, run)
-    name, measure = circuit_words.metric(config)
-    task = str(config.get("task", ""))
-    way, effects = circuit_words.METHODS.get(method(run), ("scores them", True))
+    said = circuits.about(run)
+    name, measure, way, effects = (said[part] for part in ("metric", "metric_unit", "method", "effects"))
     ablation = str(config.get("ablation", "resample"))
     sentences = [
-        circuit_words.TASKS.get(circuit_words.task_key(task), f"Task {task}."),
-        f"Corrupt prompts: {circuit_words.corruption(config)}." if circuit_words.corruption(config) else "",
+        said["task"],
+        f"Corrupt prompts: {said['corruption']}.",
         f"Ablated {unit}s write {circuit_words.ABLATIONS.get(ablation, ablation)} ({ablation}).",
     ]
     score = f"A score is the change of the {name}, in {measure}, when the {unit} is ablated: " if effects else "Scores have no unit: "
     helps, hinders = element("b", "negative (blue)"), element("b", "positive (orange)")
     signs = join((helps, f" where the {unit} helps the task, ", hinders, " where it works against it."))
     said = element("p", element("b", method(run)), f" {way}. {score}", signs)
-    st.html(element("div", element("p", " ".join(s for s in sentences if s)), said, element("p", names(nodes, rows)), class_="lead"))
+    st.html(element("div", element("p", " ".join(sentences)), said, element("p", names(nodes, rows)), class_="lead"))
     groups = circuit_words.grouped(summary, measure)
     st.html(element("div", *(_card(group, figures) for group, figures in groups.items()), class_="cards figures"))
     with st.expander("What these figures mean"):

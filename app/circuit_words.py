@@ -1,4 +1,4 @@
-"""What a circuit run says in words: its tasks, corruptions, methods and ablations, and its figures in groups, each with its meaning."""
+"""What a circuit run says in words: its ablations, and its figures in groups with their meaning. Its task and method it names itself."""
 
 import re
 from collections.abc import Mapping
@@ -7,66 +7,12 @@ from typing import Any
 
 from interp.viz.html import number, percent
 
-TASKS: dict[str, str] = {
-    "ioi": "Indirect object identification: of two names, the one that was said once comes next (Wang et al. 2022).",
-    "greater_than": "Greater-than: a war that began in a year ends in a later one (Hanna et al. 2023).",
-    "docstring": "Docstring: which argument of a function is described next (Heimersheim and Janiak 2023).",
-    "gendered_pronoun": "Gendered pronoun: he or she, by the name that was said (after Mathwin et al. 2023).",
-    "agreement": "Subject-verb agreement: is or are, by the number of the subject (as in Marks et al. 2024).",
-    "induction": "Induction: random words are repeated, and the next word is the one that followed before (Olsson et al. 2022).",
-    "relation": "Relation: a fact about a subject, such as the capital of a country.",
-}
-# Keyed by task, because a corruption means something only for its task.
-CORRUPTIONS: dict[str, dict[str, str]] = {
-    "ioi": {
-        "s2": "the second mention of the subject becomes a third name",
-        "abc": "three fresh names take the places of the two",
-        "flip": "the second mention of the subject becomes the other name",
-    },
-    "greater_than": {"year01": "the last two digits of the first year become 01, so that any later year fits"},
-    "docstring": {
-        "random_random": "all arguments get other names, in the definition and in the docstring",
-        "random_def": "the arguments of the definition get other names",
-        "random_answer": "the argument that is the answer gets another name",
-    },
-    "gendered_pronoun": {"gender": "the name becomes one of the other gender"},
-    "agreement": {"number": "the subject changes between singular and plural"},
-    "induction": {"first_half": "the first half has other words, so that nothing says what comes next"},
-    "relation": {"subject": "another subject is named, whose answer is the wrong one"},
-}
-FROM_FILE = {"file": "the corrupt prompt that the file gives", "hard": "the hard corrupt prompt that the file gives"}
 ABLATIONS = {
     "resample": "what they write on the corrupt prompt",
     "mean": "their mean at that position over other corrupt prompts",
     "mean_all": "their mean over all positions of other corrupt prompts",
     "zero": "nothing",
     "optimal": "a constant that was trained to do least harm",
-}
-# How each method scores, and whether its scores are changes of the metric, in its unit.
-METHODS: dict[str, tuple[str, bool]] = {
-    "attribution": ("estimates the effect of ablating each node from one gradient", True),
-    "exact": ("ablates each node in turn", True),
-    "eap": ("estimates the effect of ablating each edge from one gradient", True),
-    "eap-ig": ("estimates the effect of ablating each edge from gradients along the way from corrupt to clean embeddings", True),
-    "eap-ig-activations": (
-        "estimates the effect of ablating each edge from gradients along the way from ablated to clean activations",
-        True,
-    ),
-    "relp": ("estimates the effect of ablating each edge with the propagation rules of relevance", True),
-    "exact-edges": ("ablates each edge in turn", True),
-    "path-patching": ("ablates what each node tells some receivers", True),
-    "acdc": ("removes edges one after the other; the score is minus the largest threshold that keeps the edge", True),
-    "subnetwork-probing": ("trains a gate on each; the score is minus the probability that it is open", False),
-    "edge-pruning": ("trains a gate on each; the score is minus the probability that it is open", False),
-    "hisp": ("takes absolute gradients in a gate on each node, divided by the norm of its layer", False),
-    "flow-routes": ("takes minus the share of each source in what a destination reads, whatever the task", False),
-    "discrete-codes": ("counts the codes of a sparse autoencoder that only clean prompts have; the score is minus their number", False),
-    "discrete-code-edges": ("counts pairs of such codes that only clean prompts have together; the score is minus their number", False),
-    "budgeted": ("estimates all edges from gradients and ablates those around the end of the circuit exactly", True),
-    "imported": ("takes the scores of a file", False),
-    "magnitude": ("takes minus the norm of what each node writes, whatever the task", False),
-    "difference-norm": ("takes minus the norm of what ablation changes, whatever the task", False),
-    "random": ("draws scores at random", False),
 }
 KINDS = {
     "heads": "heads", "mlps": "MLPs", "q": "edges into queries", "k": "edges into keys", "v": "edges into values",
@@ -183,22 +129,3 @@ def written(name: str, summary: Mapping[str, Any], unit: str) -> str:
 def two(value: float | None) -> str:
     """Two decimals; an en dash where there is none."""
     return "–" if value is None or value != value else f"{round(value, 2) + 0.0:.2f}"
-
-
-def task_key(name: str) -> str:
-    return name.lower().replace("-", "_")
-
-
-def metric(config: Mapping[str, Any]) -> tuple[str, str]:
-    """Name of what a run measures, and its unit."""
-    if config.get("objective") == "kl":
-        return "− KL divergence from the model", "nats"
-    if task_key(str(config.get("task", ""))) == "greater_than":
-        return "probability difference", "probability"
-    return "logit difference", "logits"
-
-
-def corruption(config: Mapping[str, Any]) -> str:
-    """What the corrupt prompt changes, in words."""
-    name = str(config.get("corruption") or "")
-    return CORRUPTIONS.get(task_key(str(config.get("task", ""))), FROM_FILE).get(name, name)

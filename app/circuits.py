@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from app import circuit_words, readers
+from app import circuit_words, readers, session
 from interp.circuits.names import parse
 from interp.circuits.paths import Wiring
 from interp.runs import Run
@@ -37,6 +37,16 @@ def table(run: Run, name: str) -> readers.Columns:
     return readers.columns(found)
 
 
+def about(run: Run) -> Mapping[str, Any]:
+    """What the run says of its task, corruption, method and metric in words; raises InputError for a run of an earlier version."""
+    found = session.read(readers.summary, run).get("about")
+    if not isinstance(found, Mapping):
+        raise InputError(
+            f"{run.id} was made by an earlier version, which did not say what its scores are; make the run anew: {run.command}"
+        )
+    return found
+
+
 def nodes_of(run: Run) -> readers.Columns:
     """Columns of the nodes, with their short names as `name`: `23.3` for a head, `m20` for an MLP."""
     nodes = table(run, "nodes.parquet")
@@ -59,7 +69,7 @@ def wiring_of(run: Run) -> Wiring:
     """How the edges of a run hang together."""
     edges = table(run, "edges.parquet")
     with readers.reading(run, "edges.parquet"):
-        return Wiring.of(edges["source"], edges["destination"])
+        return Wiring.of_table(edges["source"], edges["destination"])
 
 
 def unit_of(run: Run) -> str:

@@ -192,7 +192,7 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
 
     table = Table(show_header=False, box=None)
     for key, value in result.items():
-        if not key.endswith(("_low", "_high")):
+        if not key.endswith(("_low", "_high")) and not isinstance(value, dict):
             table.add_row(key, _shown(value) + _interval(result, key))
     Console().print(table)
 

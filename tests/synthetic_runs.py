@@ -18,9 +18,11 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from interp import runs
+from interp.circuits.methods import METHODS
 from interp.circuits.names import Shape
 from interp.circuits.report import SCHEMAS
 from interp.runs import Draft, Run
+from interp.tasks import Ioi
 
 MODEL = "smollm2"
 CONTEXT, SEQUENCES, WIDTH, D_IN, DEAD = 64, 60, 192, 24, 12
@@ -469,6 +471,9 @@ def _circuit_config(method: str) -> dict[str, Any]:
 
 def _circuit_head(method: str, unit: str) -> dict[str, Any]:
     head = {"method": method, "unit": unit, "ablation": "resample", "objective": "metric", "pairs": 4, "corruption": "s2"}
+    name, measure = Ioi.METRIC
+    said = {"task": Ioi.ABOUT, "corruption": Ioi.CORRUPTIONS["s2"], "method": METHODS[method].ABOUT}
+    head["about"] = said | {"effects": METHODS[method].EFFECTS, "metric": name, "metric_unit": measure}
     return head | {"ranking": "helping", "metric_clean": 4.3, "metric_corrupt": -4.1, "accuracy": 0.98}
 
 

@@ -25,24 +25,48 @@ def family(tmp_path_factory) -> Family:
 
 
 def wiring(graph: Graph) -> Wiring:
-    names = [(graph.sources[s], graph.destinations[d]) for s, d in graph.edges.tolist()]
-    return Wiring.of(*zip(*names, strict=True))
+    return Wiring.of_table(*zip(*named(graph), strict=True))
 
 
-@settings(max_examples=40, deadline=None)
+def named(graph: Graph) -> list[tuple[str, str]]:
+    return [(graph.sources[s], graph.destinations[d]) for s, d in graph.edges.tolist()]
+
+
+def literally_on_path(graph: Graph, kept: list[tuple[str, str]]) -> list[bool]:
+    """Walks edge by edge: forwards from the embeddings, backwards from the logits."""
+    reads = {}
+    for end in graph.destinations[:-1]:
+        size = graph.n_heads // graph.n_kv
+        layer, part, *_ = [*end.split("."), ""]
+        shared = [f"{layer}.{h}" for h in range(int(part[1:]) * size, (int(part[1:]) + 1) * size)] if part.startswith("g") else []
+        reads[end] = shared or [end if end.startswith("m") else f"{layer}.{part}"]
+    forwards, backwards = set(), set()
+    for _ in range(len(graph.destinations)):
+        alive = {"embed", "pos"} | {name for _, end in forwards for name in reads.get(end, [])}
+        forwards = {edge for edge in kept if edge[0] in alive}
+        wanted = {"logits"} | {end for end, names in reads.items() if any(edge[0] in names for edge in backwards)}
+        backwards = {edge for edge in kept if edge[1] in wanted}
+    return [edge in forwards and edge in backwards for edge in kept]
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.sampled_from(GRAPHS), st.floats(0.05, 0.9), st.integers(0, 2**31))
-def test_paths_by_name_equal_the_connected_edges_of_the_graph(graph, share, seed):
+def test_edges_on_a_path_are_those_that_a_walk_finds(graph, share, seed):
     kept = np.flatnonzero(np.random.default_rng(seed).random(graph.n_edges) < share)
     mask = torch.zeros(graph.valid.shape, dtype=torch.bool)
     source, destination = graph.edges[kept].T
     mask[source, destination] = True
-    assert wiring(graph).on_path(kept).tolist() == graph.connected(mask)[source, destination].tolist()
+    expected = literally_on_path(graph, [named(graph)[i] for i in kept])
+    assert wiring(graph).on_path(kept).tolist() == expected
+    assert graph.connected(mask)[source, destination].tolist() == expected
+    assert int(graph.connected(mask).sum()) == sum(expected)
 
 
-def test_owners_equal_those_of_the_graph():
-    for graph in GRAPHS:
-        found = owners(graph.sources, graph.destinations)
-        assert [found[name] for name in graph.destinations] == [tuple(graph.sources[s] for s in rows) for rows in graph.owners]
+def test_owners_are_the_heads_of_a_group_and_the_mlp_itself():
+    found = owners(("embed", "0.0", "0.1", "m0"), ("0.0.q", "0.1.q", "0.g0.k", "0.g0.v", "m0", "logits"))
+    assert found["0.1.q"] == ("0.1",)
+    assert found["0.g0.k"] == found["0.g0.v"] == ("0.0", "0.1")
+    assert (found["m0"], found["logits"]) == (("m0",), ())
 
 
 @given(st.integers(0, 60), st.integers(0, 2**31))
@@ -100,21 +124,15 @@ def test_nodes_are_joined_from_layer_to_layer_and_only_while_they_are_few(family
     assert len(many.vertices) == len(order) + 2
 
 
-def test_words_know_every_task_corruption_method_and_ablation():
-    assert set(circuit_words.TASKS) == set(TASKS)
-    for name, kind in TASKS.items():
-        assert set(circuit_words.CORRUPTIONS[name]) == set(corruptions(kind))
-    assert set(circuit_words.FROM_FILE) == set(corruptions(TaskFile))
-    assert set(circuit_words.METHODS) == set(METHODS)
+def test_tasks_and_methods_say_what_they_are():
+    for kind in (*TASKS.values(), TaskFile):
+        assert kind.ABOUT.endswith((".", ")."))
+        assert set(kind.CORRUPTIONS) == set(corruptions(kind))
+        assert all(kind.METRIC)
+    for method in METHODS.values():
+        assert method.ABOUT
+        assert isinstance(method.EFFECTS, bool)
     assert set(circuit_words.ABLATIONS) == set(Ablation.__args__)
-
-
-@pytest.mark.parametrize(
-    ("config", "unit"),
-    [({"task": "ioi"}, "logits"), ({"task": "greater-than"}, "probability"), ({"task": "greater_than", "objective": "kl"}, "nats")],
-)
-def test_the_metric_has_its_unit(config, unit):
-    assert circuit_words.metric(config)[1] == unit
 
 
 def test_a_figure_at_a_size_names_its_scope():
@@ -141,4 +159,4 @@ def test_figures_stand_in_groups_with_their_intervals_units_and_orders():
 
 def test_a_name_that_is_none_is_a_sentence():
     with pytest.raises(InputError, match="names no node"):
-        Wiring.of(["embed"], ["attention"])
+        Wiring.of_table(["embed"], ["attention"])

@@ -32,7 +32,7 @@ def test_trained_constants_find_what_a_node_always_writes(tiny_gpt2: Path, monke
     assert best.mlp[0].shape == nothing.mlp[0].shape
     assert torch.equal(best.z[0], best.z[0][:1, :1].expand_as(best.z[0]))
     masks = whole.keeping([[n for n in whole.nodes if str(n) != f"{layer}.mlp_out"] for layer in range(3)])
-    harm, less = (-metrics(model, Kl(), test, whole, masks, v).mean() for v in (nothing, best))
+    harm, less = (-metrics(model, Kl(Toy()), test, whole, masks, v).mean() for v in (nothing, best))
     assert less < 0.5 * harm
     assert model.hook_count() == 0
 
@@ -41,9 +41,9 @@ def test_kl_is_the_divergence_from_the_whole_model(tiny: Model) -> None:
     from scipy.stats import entropy
 
     pairs = Kl.targeted(tiny, Toy().pairs(None, 3, 0, None))
-    assert float(Kl().metric(logits_at(tiny, lambda: tiny(pairs.clean), pairs.read), pairs).abs().max()) < 1e-6
+    assert float(Kl(Toy()).metric(logits_at(tiny, lambda: tiny(pairs.clean), pairs.read), pairs).abs().max()) < 1e-6
     other = logits_at(tiny, lambda: tiny(pairs.corrupt), pairs.read)
-    found = Kl().metric(other, pairs)[0]
+    found = Kl(Toy()).metric(other, pairs)[0]
     for i in range(3):
         assert pairs.target is not None
         expected = entropy(pairs.target[i, 0].exp().numpy(), other[0, i, 0].softmax(-1).detach().numpy())
@@ -57,6 +57,6 @@ def test_first_order_scores_refuse_a_metric_without_slope(tiny: Model) -> None:
     whole, pairs = graph(tiny), Kl.targeted(tiny, Toy().pairs(None, 3, 0, None))
     values = replacement(tiny, whole, pairs, "resample")
     with pytest.raises(InputError, match="no slope"):
-        Eap()(tiny, Kl(), pairs, whole, values)
-    assert EapIg()(tiny, Kl(), pairs, whole, values).mean.abs().sum() > 0
-    assert Exact()(tiny, Kl(), pairs, whole, values).mean.max() <= 1e-6
+        Eap()(tiny, Kl(Toy()), pairs, whole, values)
+    assert EapIg()(tiny, Kl(Toy()), pairs, whole, values).mean.abs().sum() > 0
+    assert Exact()(tiny, Kl(Toy()), pairs, whole, values).mean.max() <= 1e-6

@@ -20,6 +20,8 @@ class Toy:
     """Random prompts of several lengths; the corrupt one differs in the two tokens before the last. No rounding to float32."""
 
     NAME: ClassVar[str] = "toy"
+    ABOUT: ClassVar[str] = "Random prompts."
+    METRIC: ClassVar[tuple[str, str]] = ("logit difference", "logits")
 
     def pairs(self, tokenizer: object, n: int, seed: int, bos: int | None) -> Pairs:
         rng = torch.Generator().manual_seed(seed)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from app import circuit_words, definitions, families, readers, session, widgets
+from app import circuit_words, circuits, definitions, families, readers, session, widgets
 from app.address import anchor
 from app.trainings import Training, all_trainings, in_order, with_figures
 from interp.runs import Run
@@ -144,8 +144,8 @@ def _others(stage: str, title: str, sentence: str, page_name: str) -> None:
             return
         st.html(element("div", *(_card(run, page_name) for run in found[:8]), class_="cards"))
         shown = {name for run in found[:8] for name in _shown(run)}
-        tasks = dict.fromkeys(widgets.task(run) for run in found[:8])
-        named = [(widgets.task_title(name), circuit_words.TASKS.get(circuit_words.task_key(name), "")) for name in tasks]
+        tasks = {widgets.task(run): session.read(readers.summary, run).get("about", {}).get("task", "") for run in found[:8]}
+        named = [(widgets.task_title(name), said) for name, said in tasks.items() if said]
         widgets.legend(
             named
             + [(definitions.title(name), definitions.meaning(name)) for name in FIGURES if name in shown and not name.endswith("_random")]
@@ -170,7 +170,7 @@ def _written(run: Run, name: str) -> str:
     figures = session.read(readers.summary, run)
     if circuit_words.figure(name) is None:
         return _short(figures[name])
-    return circuit_words.written(name, figures, circuit_words.metric(readers.config(run))[1])
+    return circuit_words.written(name, figures, circuits.about(run)["metric_unit"])
 
 
 def _short(value: float | str) -> str:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.circuits.paths import Wiring, owners
 from interp.models.bridge import Model
 from interp.sites import Node, Site
 
@@ -80,13 +81,9 @@ class Graph:
     @cached_property
     def owners(self) -> tuple[tuple[int, ...], ...]:
         """Rows of the sources behind each destination: the head of a query, the heads of a group's key, the MLP; none for logits."""
-        size, owners = self.n_heads // self.n_kv, []
-        for layer in range(self.n_layers):
-            first = self.first_source(layer)
-            heads = range(first, first + self.n_heads)
-            groups = [tuple(heads[i : i + size]) for i in range(0, self.n_heads, size)]
-            owners += [*((head,) for head in heads), *groups, *groups, *([(first + self.n_heads,)] * self.mlps)]
-        return (*owners, ())
+        place = {name: i for i, name in enumerate(self.sources)}
+        behind = owners(self.sources, self.destinations)
+        return tuple(tuple(place[name] for name in behind[end]) for end in self.destinations)
 
     @property
     def n_embeddings(self) -> int:
@@ -139,19 +136,18 @@ class Graph:
 
     def connected(self, mask: Bool[Tensor, "*circuit source destination"]) -> Bool[Tensor, "*circuit source destination"]:
         """The edges of circuits that lie on a path from an embedding to the logits; the others change nothing in a resampled run."""
-        read = torch.zeros(*mask.shape[:-2], len(self.sources), dtype=torch.bool, device=mask.device)
-        read[..., : self.n_embeddings] = True
-        written = torch.zeros(*mask.shape[:-2], len(self.destinations), dtype=torch.bool, device=mask.device)
-        written[..., -1] = True
-        members = torch.zeros(len(self.sources), len(self.destinations), dtype=torch.bool, device=mask.device)
-        pairs = torch.tensor([(s, d) for d, owners in enumerate(self.owners) for s in owners])
-        members[pairs[:, 0], pairs[:, 1]] = True
-        for _ in range(2 * self.n_layers + 1):
-            reached = (mask & read[..., None]).any(-2)
-            read = read | (reached[..., None, :] & members).any(-1)
-            needed = (mask & written[..., None, :]).any(-1)
-            written = written | (needed[..., None] & members).any(-2)
-        return mask & read[..., None] & written[..., None, :]
+        source, destination = self.edges.T
+        flat = mask.reshape(-1, *self.valid.shape)
+        found = torch.zeros_like(flat)
+        for own, row in zip(flat, found, strict=True):
+            kept = own[source, destination].nonzero().flatten().cpu()
+            on = torch.from_numpy(self._wiring.on_path(kept.numpy()))
+            row[source[kept[on]], destination[kept[on]]] = True
+        return found.reshape(mask.shape)
+
+    @cached_property
+    def _wiring(self) -> Wiring:
+        return Wiring.of(self.sources, self.destinations, *self.edges.T.numpy())
 
     def _read_in(self, layer: int) -> list[str]:
         heads = [f"{layer}.{h}" for h in range(self.n_heads)]

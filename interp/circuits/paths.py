@@ -1,6 +1,6 @@
 """Which edges of a circuit lie on a path from an embedding to the logits, from their names alone.
 
-What `Graph.connected` says of masks, without torch and for lists of edges, so that a page can ask while a slider moves.
+Without torch and for lists of edges, so that a page can ask while a slider moves; `Graph.connected` asks the same of masks.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,14 +24,21 @@ class Wiring:
     """Pairs (source, destination): the source writes what it makes of what the destination reads."""
 
     @staticmethod
-    def of(sources: Iterable[str], destinations: Iterable[str]) -> "Wiring":
-        """From the two columns of a table of every edge; raises InputError for a name that is none."""
+    def of(
+        sources: Sequence[str], destinations: Sequence[str], source: Int[np.ndarray, " edge"], destination: Int[np.ndarray, " edge"]
+    ) -> "Wiring":
+        """From names, each once, and edges as places among them; raises InputError for a name that is none."""
+        places = {name: i for i, name in enumerate(sources)}
+        behind = owners(sources, destinations)
+        pairs = [(places[name], d) for d, end in enumerate(destinations) for name in behind[end]]
+        return Wiring(tuple(sources), tuple(destinations), source, destination, np.array(pairs, int).reshape(-1, 2))
+
+    @staticmethod
+    def of_table(sources: Iterable[str], destinations: Iterable[str]) -> "Wiring":
+        """From the two columns of a table of every edge."""
         names, source = np.unique(np.array(list(sources), dtype=str), return_inverse=True)
         ends, destination = np.unique(np.array(list(destinations), dtype=str), return_inverse=True)
-        places = {str(name): i for i, name in enumerate(names)}
-        behind = owners(tuple(places), tuple(map(str, ends)))
-        pairs = [(places[name], d) for d, end in enumerate(ends) for name in behind[str(end)]]
-        return Wiring(tuple(places), tuple(map(str, ends)), source, destination, np.array(pairs, int).reshape(-1, 2))
+        return Wiring.of(tuple(map(str, names)), tuple(map(str, ends)), source, destination)
 
     def on_path(self, kept: Int[np.ndarray, " kept"]) -> Bool[np.ndarray, " kept"]:
         """Of the kept edges, which lie on a path of kept edges."""

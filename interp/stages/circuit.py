@@ -190,7 +190,7 @@ class Circuit:
         return task(self.task, self.corruption, **{name: value for name, _, value in given})
 
     def _objective(self) -> Task:
-        return self._base() if self.objective == "metric" else Kl()
+        return self._base() if self.objective == "metric" else Kl(self._base())
 
     def _dropped(self, model: Model) -> dict[str, str]:
         """What of a file cannot be used with this model."""
@@ -261,7 +261,15 @@ class Circuit:
             "metric_clean": clean.mean().item(),
             "metric_corrupt": corrupt.mean().item(),
             "accuracy": (solved > 0).float().mean().item(),
+            "about": self._about(chosen),
         }
+
+    def _about(self, chosen: Task) -> dict[str, Any]:
+        """What readers write of the run in words: they know no task and no method of their own."""
+        base = self._base()
+        name, unit = chosen.METRIC
+        said = {"task": base.ABOUT, "corruption": base.CORRUPTIONS[base.corruption], "method": self.method.ABOUT}
+        return said | {"effects": self.method.EFFECTS, "metric": name, "metric_unit": unit}
 
 
 def _write(draft: Draft, name: str, rows: list[dict[str, Any]]) -> None:

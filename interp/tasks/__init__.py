@@ -1,5 +1,6 @@
 """Tasks by name. A new task is its file and its name in the union."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -50,7 +51,8 @@ def corruptions(kind: type[AnyTask]) -> tuple[str, ...]:
 
 
 def _made(kind: type[Any], given: dict[str, Any], corruption: str | None, options: dict[str, Any]) -> Any:
-    hints = {name: hint for name, hint in get_type_hints(kind).items() if name not in ("NAME", *given)}
+    types = get_type_hints(kind)
+    hints = {f.name: types[f.name] for f in fields(kind) if f.name not in given}
     options = options if corruption is None else options | {"corruption": corruption}
     for name, value in options.items():
         if name not in hints:

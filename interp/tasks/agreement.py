@@ -38,6 +38,11 @@ class Agreement:
     """Whether the verb is singular or plural."""
 
     NAME: ClassVar[str] = "agreement"
+    ABOUT: ClassVar[str] = "Subject-verb agreement: is or are, by the number of the subject (as in Marks et al. 2024)."
+    METRIC: ClassVar[tuple[str, str]] = ("logit difference", "logits")
+    CORRUPTIONS: ClassVar[dict[str, str]] = {
+        "number": "the subject changes between singular and plural",
+    }
 
     corruption: NumberCorruption = "number"
     """What the corrupt prompt changes. number: the noun that the verb agrees with changes from singular to plural or back."""

@@ -74,6 +74,10 @@ class Task(Protocol):
     """A behaviour of a model that a metric measures; a frozen dataclass with its options as fields."""
 
     NAME: ClassVar[str]
+    ABOUT: ClassVar[str]
+    """A sentence for a reader who meets the task for the first time."""
+    METRIC: ClassVar[tuple[str, str]]
+    """Name and unit of the metric."""
 
     def pairs(self, tokenizer: PreTrainedTokenizerBase, n: int, seed: int, bos: int | None) -> Pairs:
         """Draw n pairs, `bos` in front when there is one; raises InputError when the tokenizer does not suit the task."""

@@ -23,6 +23,8 @@ class CompiledTask:
     """All inputs of one length, or a draw of them; the corrupt prompt is another input of that length."""
 
     NAME: ClassVar[str] = "compiled"
+    ABOUT: ClassVar[str] = "The outputs of a compiled program."
+    METRIC: ClassVar[tuple[str, str]] = ("squared distance to the program's outputs, negated", "squared logits")
 
     compiled: Compiled
     length: int

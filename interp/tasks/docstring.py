@@ -36,6 +36,13 @@ class Docstring:
     """Which argument is described next."""
 
     NAME: ClassVar[str] = "docstring"
+    ABOUT: ClassVar[str] = "Docstring: which argument of a function is described next (Heimersheim and Janiak 2023)."
+    METRIC: ClassVar[tuple[str, str]] = ("logit difference", "logits")
+    CORRUPTIONS: ClassVar[dict[str, str]] = {
+        "random_random": "all arguments get other names, in the definition and in the docstring",
+        "random_def": "the arguments of the definition get other names",
+        "random_answer": "the argument that is the answer gets another name",
+    }
 
     corruption: DocstringCorruption = "random_random"
     """What the corrupt prompt changes. random_random: all arguments, of the definition and of the docstring, become names of their own.

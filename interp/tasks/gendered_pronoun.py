@@ -37,6 +37,11 @@ class GenderedPronoun:
     """Which pronoun stands for the name."""
 
     NAME: ClassVar[str] = "gendered_pronoun"
+    ABOUT: ClassVar[str] = "Gendered pronoun: he or she, by the name that was said (after Mathwin et al. 2023)."
+    METRIC: ClassVar[tuple[str, str]] = ("logit difference", "logits")
+    CORRUPTIONS: ClassVar[dict[str, str]] = {
+        "gender": "the name becomes one of the other gender",
+    }
 
     corruption: GenderCorruption = "gender"
     """What the corrupt prompt changes. gender: the name becomes one of the other gender, so that the other pronoun is right."""

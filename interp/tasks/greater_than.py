@@ -35,6 +35,11 @@ class GreaterThan:
     """Which year can come next: one after the year that was mentioned."""
 
     NAME: ClassVar[str] = "greater_than"
+    ABOUT: ClassVar[str] = "Greater-than: a war that began in a year ends in a later one (Hanna et al. 2023)."
+    METRIC: ClassVar[tuple[str, str]] = ("probability difference", "probability")
+    CORRUPTIONS: ClassVar[dict[str, str]] = {
+        "year01": "the last two digits of the first year become 01, so that any later year fits",
+    }
 
     corruption: YearCorruption = "year01"
     """What the corrupt prompt changes. year01: the last two digits of the year become 01, after which every year may follow."""

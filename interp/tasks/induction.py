@@ -24,6 +24,11 @@ class Induction:
     """Which word comes next in a sequence that is repeated."""
 
     NAME: ClassVar[str] = "induction"
+    ABOUT: ClassVar[str] = "Induction: random words are repeated, and the next word is the one that followed before (Olsson et al. 2022)."
+    METRIC: ClassVar[tuple[str, str]] = ("logit difference", "logits")
+    CORRUPTIONS: ClassVar[dict[str, str]] = {
+        "first_half": "the first half has other words, so that nothing says what comes next",
+    }
 
     corruption: InductionCorruption = "first_half"
     """What the corrupt prompt changes. first_half: the words before the repetition become others."""

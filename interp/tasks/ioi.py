@@ -77,6 +77,13 @@ class Ioi:
     """Which name comes next: the one that was mentioned once."""
 
     NAME: ClassVar[str] = "ioi"
+    ABOUT: ClassVar[str] = "Indirect object identification: of two names, the one that was said once comes next (Wang et al. 2022)."
+    METRIC: ClassVar[tuple[str, str]] = ("logit difference", "logits")
+    CORRUPTIONS: ClassVar[dict[str, str]] = {
+        "s2": "the second mention of the subject becomes a third name",
+        "abc": "three fresh names take the places of the two",
+        "flip": "the second mention of the subject becomes the other name",
+    }
 
     corruption: Corruption = "s2"
     """What the corrupt prompt changes. s2: the second mention of S becomes a third name. abc: IO, S and the second mention become three

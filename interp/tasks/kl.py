@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from interp.models.bridge import Model
-from interp.tasks.base import Pairs
+from interp.tasks.base import Pairs, Task
 
 # Prompts of one forward.
 ROWS = 64
@@ -23,10 +23,15 @@ class Kl:
     """Minus the divergence of a circuit's output from `pairs.target`."""
 
     NAME: ClassVar[str] = "kl"
+    ABOUT: ClassVar[str] = "What the whole model says on the prompts of another task."
+    METRIC: ClassVar[tuple[str, str]] = ("− KL divergence from the model", "nats")
+
+    task: Task
+    """Whose prompts they are."""
 
     def pairs(self, tokenizer: PreTrainedTokenizerBase, n: int, seed: int, bos: int | None) -> Pairs:
-        """It has none of its own: take those of another task and give them targets with `targeted`."""
-        raise NotImplementedError
+        """Those of the task; `targeted` gives them what the model says."""
+        return self.task.pairs(tokenizer, n, seed, bos)
 
     def metric(self, logits: Float[Tensor, "*runs pair read vocab"], pairs: Pairs) -> Float[Tensor, "*runs pair"]:
         """-sum p (log p - log q), p the whole model."""

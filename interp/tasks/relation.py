@@ -84,6 +84,11 @@ class Relation:
     """What stands in a relation to the subject."""
 
     NAME: ClassVar[str] = "relation"
+    ABOUT: ClassVar[str] = "Relation: a fact about a subject, such as the capital of a country."
+    METRIC: ClassVar[tuple[str, str]] = ("logit difference", "logits")
+    CORRUPTIONS: ClassVar[dict[str, str]] = {
+        "subject": "another subject is named, whose answer is the wrong one",
+    }
 
     corruption: SubjectCorruption = "subject"
     """What the corrupt prompt changes. subject: the subject becomes another one, for which the wrong answer is right."""

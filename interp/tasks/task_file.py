@@ -36,6 +36,12 @@ class TaskFile:
     """Prompts from a file."""
 
     NAME: ClassVar[str] = "task_file"
+    ABOUT: ClassVar[str] = "Prompts of a file."
+    METRIC: ClassVar[tuple[str, str]] = ("logit difference", "logits")
+    CORRUPTIONS: ClassVar[dict[str, str]] = {
+        "file": "the corrupt prompt that the file gives",
+        "hard": "the hard corrupt prompt that the file gives",
+    }
 
     path: str
     """A .jsonl, .json or .csv file."""

@@ -21,6 +21,8 @@ class TrainedTask:
     """Prompts of a program; the corrupt prompt is another one, with another answer."""
 
     NAME: ClassVar[str] = "trained"
+    ABOUT: ClassVar[str] = "The answers of a program that a small model was trained to be."
+    METRIC: ClassVar[tuple[str, str]] = ("margin of the answer", "logits")
 
     program: Program
 

@@ -1,6 +1,6 @@
 """Methods that score the nodes or edges of a graph. A new method is its file and its name in the union."""
 
-from typing import Protocol, get_args, runtime_checkable
+from typing import ClassVar, Protocol, get_args, runtime_checkable
 
 from interp.circuits.ablation import Outputs
 from interp.circuits.graph import Graph, Scores, Unit
@@ -33,6 +33,12 @@ __all__ = ["METHODS", "Method", "Scorer", *(method.__name__ for method in get_ar
 @runtime_checkable
 class Scorer(Protocol):
     """What a method is: a frozen dataclass with its options as fields, its name and the unit that it scores."""
+
+    NAME: ClassVar[str]
+    ABOUT: ClassVar[str]
+    """What it does to each node or edge, as the end of a sentence that its name begins."""
+    EFFECTS: ClassVar[bool]
+    """Whether its scores are changes of the metric, in the metric's unit."""
 
     @property
     def UNIT(self) -> Unit: ...

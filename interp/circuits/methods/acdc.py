@@ -34,6 +34,8 @@ class Acdc:
     """Remove edges from the logits down at each threshold; an edge scores by the largest threshold that keeps it."""
 
     NAME: ClassVar[str] = "acdc"
+    ABOUT: ClassVar[str] = "removes edges one after the other; the score is minus the largest threshold that keeps the edge"
+    EFFECTS: ClassVar[bool] = True
     UNIT: ClassVar[Unit] = "edge"
 
     thresholds: tuple[float, ...] = (0.0001, 0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -45,7 +47,7 @@ class Acdc:
 
     def __post_init__(self) -> None:
         if not self.thresholds:
-            raise InputError("ACDC needs a threshold; give for example --method.thresholds 0.01 0.1")
+            raise InputError("ACDC needs a threshold; give for example --thresholds 0.01 0.1")
 
     def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:
         """Minus the largest threshold at which an edge is kept; 0 for edges that none keeps."""

@@ -25,6 +25,8 @@ class Attribution:
     """Gradient times difference."""
 
     NAME: ClassVar[str] = "attribution"
+    ABOUT: ClassVar[str] = "estimates the effect of ablating each node from one gradient"
+    EFFECTS: ClassVar[bool] = True
     UNIT: ClassVar[Unit] = "node"
 
     def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:

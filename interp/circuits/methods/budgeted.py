@@ -30,6 +30,8 @@ class Budgeted:
     """EAP, EAP-IG where that is uncertain, exact patching around the size of the circuit."""
 
     NAME: ClassVar[str] = "budgeted"
+    ABOUT: ClassVar[str] = "estimates all edges from gradients and ablates those around the end of the circuit exactly"
+    EFFECTS: ClassVar[bool] = True
     UNIT: ClassVar[Unit] = "edge"
 
     budget: int = 200

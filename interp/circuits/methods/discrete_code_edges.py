@@ -23,6 +23,8 @@ class DiscreteCodeEdges:
     """Joint codes of an earlier and a later head that clean prompts have and corrupt ones lack."""
 
     NAME: ClassVar[str] = "discrete-code-edges"
+    ABOUT: ClassVar[str] = "counts pairs of such codes that only clean prompts have together; the score is minus their number"
+    EFFECTS: ClassVar[bool] = False
     UNIT: ClassVar[Unit] = "edge"
 
     options: DiscreteCodes = field(default_factory=DiscreteCodes)

@@ -26,6 +26,7 @@ from interp.circuits.novelty import Counting, appearances, cooccurrence, novelty
 from interp.circuits.pooling import pooled
 from interp.models.bridge import Model
 from interp.tasks import Pairs, Task
+from interp.tasks.kl import Kl
 from saes.errors import InputError
 
 Score = Literal["node", "cooccurrence"]
@@ -64,6 +65,8 @@ class DiscreteCodes:
     """Codes of a discrete autoencoder that clean prompts have and corrupt ones lack."""
 
     NAME: ClassVar[str] = "discrete-codes"
+    ABOUT: ClassVar[str] = "counts the codes of a sparse autoencoder that only clean prompts have; the score is minus their number"
+    EFFECTS: ClassVar[bool] = False
     UNIT: ClassVar[Unit] = "node"
 
     score: Score = "node"
@@ -172,6 +175,7 @@ class DiscreteCodes:
 
 def _corrupted(model: Model, task: Task, pairs: Pairs, kind: str, seed: int) -> Pairs:
     """As many pairs of another corruption, with BOS where the given ones have it."""
+    task = task.task if isinstance(task, Kl) else task
     if not hasattr(task, "corruption"):
         raise InputError(f"task {task.NAME} has one corruption; leave out corruptions")
     bos = model.bos if model.bos is not None and bool((pairs.clean[:, 0] == model.bos).all()) else None

@@ -38,6 +38,8 @@ class Eap:
     """Edge attribution patching: gradient at the clean prompts times difference."""
 
     NAME: ClassVar[str] = "eap"
+    ABOUT: ClassVar[str] = "estimates the effect of ablating each edge from one gradient"
+    EFFECTS: ClassVar[bool] = True
     UNIT: ClassVar[Unit] = "edge"
 
     def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:
@@ -50,6 +52,8 @@ class EapIg:
     """EAP along a path: from the clean input, or from each source's own output, to what replaces it."""
 
     NAME: ClassVar[str] = "eap-ig"
+    ABOUT: ClassVar[str] = "estimates the effect of ablating each edge from gradients along the way from corrupt to clean embeddings"
+    EFFECTS: ClassVar[bool] = True
     UNIT: ClassVar[Unit] = "edge"
 
     steps: int = 5
@@ -60,7 +64,7 @@ class EapIg:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise InputError(f"--method.steps {self.steps}: a path needs at least one point")
+            raise InputError(f"--steps {self.steps}: a path needs at least one point")
 
     def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:
         """Predicted change of the metric when each edge is ablated, gradients averaged between the two inputs."""
@@ -77,6 +81,8 @@ class EapIgActivations:
     """EAP along the path of each source's own output, all others as they follow from it."""
 
     NAME: ClassVar[str] = "eap-ig-activations"
+    ABOUT: ClassVar[str] = "estimates the effect of ablating each edge from gradients along the way from ablated to clean activations"
+    EFFECTS: ClassVar[bool] = True
     UNIT: ClassVar[Unit] = "edge"
 
     steps: int = 5
@@ -100,6 +106,8 @@ class RelP:
     constant, an activation passes x * constant, and each factor of a gate takes half."""
 
     NAME: ClassVar[str] = "relp"
+    ABOUT: ClassVar[str] = "estimates the effect of ablating each edge with the propagation rules of relevance"
+    EFFECTS: ClassVar[bool] = True
     UNIT: ClassVar[Unit] = "edge"
 
     def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:

@@ -26,6 +26,8 @@ class Exact:
     """Ablate one node at a time."""
 
     NAME: ClassVar[str] = "exact"
+    ABOUT: ClassVar[str] = "ablates each node in turn"
+    EFFECTS: ClassVar[bool] = True
     UNIT: ClassVar[Unit] = "node"
 
     def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:
@@ -41,6 +43,8 @@ class ExactEdges:
     """Ablate one edge at a time."""
 
     NAME: ClassVar[str] = "exact-edges"
+    ABOUT: ClassVar[str] = "ablates each edge in turn"
+    EFFECTS: ClassVar[bool] = True
     UNIT: ClassVar[Unit] = "edge"
 
     def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:

@@ -23,6 +23,8 @@ class Hisp:
     """Absolute attribution, normalised in each layer."""
 
     NAME: ClassVar[str] = "hisp"
+    ABOUT: ClassVar[str] = "takes absolute gradients in a gate on each node, divided by the norm of its layer"
+    EFFECTS: ClassVar[bool] = False
     UNIT: ClassVar[Unit] = "node"
 
     def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:

@@ -24,6 +24,8 @@ class Imported:
     """Scores of a file."""
 
     NAME: ClassVar[str] = "imported"
+    ABOUT: ClassVar[str] = "takes the scores of a file"
+    EFFECTS: ClassVar[bool] = False
     UNIT: ClassVar[Unit] = "edge"
 
     path: str = ""

@@ -37,6 +37,8 @@ class SubnetworkProbing:
     """Gates that are paid for while they are open."""
 
     NAME: ClassVar[str] = "subnetwork-probing"
+    ABOUT: ClassVar[str] = "trains a gate on each; the score is minus the probability that it is open"
+    EFFECTS: ClassVar[bool] = False
 
     unit: Unit = "node"
     """Gates on nodes or on edges."""
@@ -74,6 +76,8 @@ class EdgePruning:
     """Gates of which a given share has to be closed."""
 
     NAME: ClassVar[str] = "edge-pruning"
+    ABOUT: ClassVar[str] = "trains a gate on each; the score is minus the probability that it is open"
+    EFFECTS: ClassVar[bool] = False
 
     unit: Unit = "edge"
     """Gates on edges or on nodes."""
@@ -94,7 +98,7 @@ class EdgePruning:
 
     def __post_init__(self) -> None:
         if not 0 < self.sparsity < 1:
-            raise InputError(f"--method.sparsity {self.sparsity} is no share; give a number between 0 and 1, for example 0.9")
+            raise InputError(f"--sparsity {self.sparsity} is no share; give a number between 0 and 1, for example 0.9")
 
     @property
     def UNIT(self) -> Unit:
@@ -163,9 +167,7 @@ def _trained(
         for step in range(method.steps):
             some = torch.randperm(len(pairs), generator=rng)[: method.batch].tolist()
             weights = _weights(graph, method.unit, hard_concrete(gates, rng))
-            loss = _distance(
-                method.keep, model, task, pairs.rows(some), graph, weights, _clean(clean, some), logits[some], metric[some]
-            )
+            loss = _distance(method.keep, model, task, pairs.rows(some), graph, weights, _clean(clean, some), logits[some], metric[some])
             optimiser.zero_grad()
             (loss + penalty(open_probability(gates).mean(), step / method.steps)).backward()
             optimiser.step()

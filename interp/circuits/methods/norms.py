@@ -25,6 +25,8 @@ class Magnitude:
     """Norm of what a node writes."""
 
     NAME: ClassVar[str] = "magnitude"
+    ABOUT: ClassVar[str] = "takes minus the norm of what each node writes, whatever the task"
+    EFFECTS: ClassVar[bool] = False
     UNIT: ClassVar[Unit] = "node"
 
     def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:
@@ -38,6 +40,8 @@ class DifferenceNorm:
     """Norm of the mean difference that ablation makes to a node's output."""
 
     NAME: ClassVar[str] = "difference-norm"
+    ABOUT: ClassVar[str] = "takes minus the norm of what ablation changes, whatever the task"
+    EFFECTS: ClassVar[bool] = False
     UNIT: ClassVar[Unit] = "node"
 
     paired: bool = False

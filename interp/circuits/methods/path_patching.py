@@ -34,6 +34,8 @@ class PathPatching:
     """Score senders by what they tell some receivers."""
 
     NAME: ClassVar[str] = "path-patching"
+    ABOUT: ClassVar[str] = "ablates what each node tells some receivers"
+    EFFECTS: ClassVar[bool] = True
     UNIT: ClassVar[Unit] = "node"
 
     receivers: tuple[str, ...] = ("logits",)

@@ -16,6 +16,8 @@ class Random:
     """Standard normal scores, the same for each example."""
 
     NAME: ClassVar[str] = "random"
+    ABOUT: ClassVar[str] = "draws scores at random"
+    EFFECTS: ClassVar[bool] = False
 
     unit: Unit = "node"
     """Order nodes or edges."""

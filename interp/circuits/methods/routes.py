@@ -24,6 +24,8 @@ class FlowRoutes:
     """Share of each source in what a destination reads."""
 
     NAME: ClassVar[str] = "flow-routes"
+    ABOUT: ClassVar[str] = "takes minus the share of each source in what a destination reads, whatever the task"
+    EFFECTS: ClassVar[bool] = False
     UNIT: ClassVar[Unit] = "edge"
 
     def __call__(self, model: Model, task: Task, pairs: Pairs, graph: Graph, values: Outputs) -> Scores:

@@ -6,6 +6,7 @@ None means no value: no direction is written. `evaluate` is the definition that 
 """
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ class Undefined(Exception):
     """The program has no value on this input: a categorical aggregate would mix different values."""
 
 
-class Expression:
+class Expression(ABC):
     """One value per position, computed from the expressions in `parts`."""
 
     numerical: bool = False
@@ -27,13 +28,13 @@ class Expression:
     def parts(self) -> "tuple[Expression, ...]":
         return ()
 
+    @abstractmethod
     def values(self, program: "Program") -> set[Value]:
         """All values it may have, without None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, inputs: Sequence[Value], of: "Callable[[Expression], list[Value]]", causal: bool) -> list[Value]:
         """Its values on an input, given those of its parts."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
