@@ -74,6 +74,8 @@ def literal_knee(x: np.ndarray, y: np.ndarray, better: str) -> tuple[int, float]
 )  # fmt: skip
 def test_the_knee_is_the_point_farthest_from_the_chord_however_the_axes_are_scaled(points, better, a, b):
     x, y = np.array(sorted(points)).T
+    # Values nearer than rounding are one value after a change of scale.
+    assume(np.diff(np.log(x)).min() > 1e-9)
     found = curves.knee(x, y, better)
     assume(found is not None)
     index, distance = literal_knee(x, y, better)

@@ -61,9 +61,11 @@ def knee(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], better: str) ->
     that is straight, and for one that more x makes worse. Distances are measured along y: at right angles to the chord the same point is
     farthest, however the axes are scaled.
     """
-    if len(np.unique(x)) < 3 or min(x.min(), y.min()) <= 0:
+    if min(x.min(), y.min()) <= 0:
         return None
     u, v = np.log(x), np.log(y)
+    if len(np.unique(u)) < 3:
+        return None
     first, last = int(u.argmin()), int(u.argmax())
     if (v[last] >= v[first]) == (better == "low"):
         return None
