@@ -4,6 +4,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Tests that need neither a browser nor more than a few seconds.
 FAST := -m "not slow and not browser"
+# One process a core, up to four that each hold a real model, each of one thread.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+check test: export OMP_NUM_THREADS ?= 1
 
 .PHONY: setup demo app check format test clean
 
@@ -29,14 +32,14 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q $(FAST)
+	$(BIN)/python -m pytest -q $(PARALLEL) $(FAST)
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 test: $(READY)
-	$(BIN)/python -m pytest -q --durations=15
+	$(BIN)/python -m pytest -q $(PARALLEL) --durations=15
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

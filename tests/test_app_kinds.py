@@ -50,12 +50,14 @@ def text(at: AppTest) -> str:
     return "\n".join(str(block.proto.body) for block in at.get("html"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("latent", [3, WIDTH - 1])
 def test_a_feature_of_every_kind_opens(visit, zoo, kind, latent):
     assert "Neighbours" in visit("feature", run=zoo.describes[kind].id, f=str(latent))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sort", ["density", "enc_dec_cos", "logit_kurtosis"])
 def test_the_list_of_every_kind_opens_in_any_order(visit, zoo, kind, sort):

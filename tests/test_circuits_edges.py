@@ -157,6 +157,7 @@ def test_the_path_of_inputs_is_complete(llama: Model) -> None:
     assert errors[1] < errors[0]
 
 
+@pytest.mark.slow
 def test_paths_of_outputs_are_slopes_with_only_that_source_moved(llama: Model) -> None:
     pairs, whole = toy(2), graph(llama)
     values = replacement(llama, whole, pairs, "resample")
@@ -229,7 +230,7 @@ def _literal(model: Model, whole: Graph, pairs: Pairs, reference: Pairs, ablatio
     return out
 
 
-@pytest.mark.parametrize("tau", [0.0, 0.01, 0.1, 1.0])
+@pytest.mark.parametrize("tau", [*(pytest.param(tau, marks=pytest.mark.slow) for tau in (0.0, 0.01, 0.1)), 1.0])
 def test_speculative_acdc_keeps_the_edges_of_sequential_acdc(llama: Model, tau: float) -> None:
     pairs, whole = toy(2), graph(llama)
     values = replacement(llama, whole, pairs, "resample")

@@ -33,6 +33,7 @@ def test_a_published_graph_survives_the_round_trip() -> None:
     assert table.left_out == ()
 
 
+@pytest.mark.slow
 def test_a_published_graph_is_scored_under_both_signs() -> None:
     """In this file negative helps: name movers feed the logits with negative scores, negative name movers with positive ones."""
     table = read_eap(json.loads(shared("cases/mib/ioi-eap-ig.json").read_text()))

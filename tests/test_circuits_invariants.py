@@ -74,7 +74,7 @@ def _graph_file(model: Model, folder: Path, kv: KeyValue = "grouped") -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "acdc" else name for name in METHODS])
 @pytest.mark.parametrize("kind", ["tiny_llama", "tiny_gpt2"])
 def test_a_method_leaves_the_model_to_the_bit_and_without_hooks(
     name: str, kind: str, pairs: Pairs, tmp_path: Path, request: pytest.FixtureRequest

@@ -49,6 +49,7 @@ def test_a_source_that_changes_nothing_scores_zero_along_its_path() -> None:
     assert all(found[f"{u}->{t}"] < 0 for u, t in truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [EapIg(steps=50), ExactEdges(), Acdc((0.001, 0.03))])
 def test_methods_that_leave_the_clean_prompts_rank_certified_edges_first(method: Scorer) -> None:
     compiled = compile(program("xproportion"))

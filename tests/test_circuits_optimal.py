@@ -16,6 +16,7 @@ from interp.tasks.kl import Kl
 __all__ = ["tiny"]
 
 
+@pytest.mark.slow
 def test_trained_constants_find_what_a_node_always_writes(tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLPs that write a constant beside what they compute: without it the model is lost, and nothing else need be known of the prompt."""
     monkeypatch.setattr(module, "STEPS", 60)

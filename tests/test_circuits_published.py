@@ -48,6 +48,7 @@ def test_the_circuit_of_indirect_object_identification_has_26_heads_and_1041_edg
     assert len(truth.edges) == 963
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ioi", "greater_than", "greater-than/hanna"])
 def test_scores_that_are_the_truth_get_one_in_every_row(name: str) -> None:
     truth = known.chosen(name, SMALL, "resample")

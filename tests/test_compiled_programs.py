@@ -24,6 +24,7 @@ def error(compiled: Compiled, length: int) -> float:
     return float((logits(compiled.weights, x) - compiled.target(x))[:, read].abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", PROGRAMS, ids=lambda p: p.name)
 def test_weights_compute_the_program_on_every_input(source: Program):
     compiled = compile(source)

@@ -99,6 +99,7 @@ def test_the_number_of_edges_is_the_published_one(name: str, ablation: Ablation,
     assert found.positions == tuple(range(1, length + 1))
 
 
+@pytest.mark.slow
 def test_reverse_at_full_length_does_not_need_to_count():
     full, shorter = truth("reverse", "zero", 5), truth("reverse", "zero", 4)
     assert full.unique
@@ -115,6 +116,7 @@ def test_edges_are_those_of_the_published_files(name: str):
     assert truth(name, "zero", 3).structural == {tuple(edge) for edge in variants["structural"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reverse", "hist", "pair_balance"])
 def test_a_rotated_model_has_the_same_truth(name: str):
     compiled = compile(program(name))
@@ -124,6 +126,7 @@ def test_a_rotated_model_has_the_same_truth(name: str):
         assert (plain.edges, plain.structural, plain.necessary) == (turned.edges, turned.structural, turned.necessary)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", ["zero", "resample", "mean"])
 @pytest.mark.parametrize("source", PROGRAMS, ids=lambda p: p.name)
 def test_every_program_has_a_unique_truth(source: Program, ablation: Ablation):

@@ -95,6 +95,7 @@ def test_every_architecture_is_in_this_matrix():
     assert set(ARCHITECTURES) <= in_grids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LINES)
 def test_a_training_that_died_goes_on_after_its_checkpoint_to_the_same_bits(
     cached: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -48,6 +48,7 @@ def trained(arch: Any, data: Planted, *, steps: int, lr: float, precision: Any =
     return recovery(module.directions() / norm.scale_y, data.writes()), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["TopK", "BatchTopK"])
 def test_features_are_found_in_three_hundred_steps(kind: str):
     data = Planted(d=32, n=48, active=3.0)

@@ -185,6 +185,7 @@ def train(run: Run, **options: object) -> Run:
     return done
 
 
+@pytest.mark.slow
 def test_interrupted_twice_a_streamed_grid_ends_in_the_bits_of_each_member_alone(
     streamed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -220,6 +221,7 @@ def summary(run: Run | None) -> dict[str, float]:
     return json.loads(run.file("summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_streamed_dictionary_is_evaluated_and_described_and_is_as_good_as_a_stored_one(streamed: Run, stored: Run):
     ctx = Context(streamed.path.parent)
     figures, described = [], []

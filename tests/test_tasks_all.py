@@ -291,6 +291,7 @@ def test_a_tokenizer_that_cannot_carry_a_task_is_refused_in_a_sentence(kind: typ
         one.pairs(AutoTokenizer.from_pretrained(tiny_llama), 4, 0, None)
 
 
+@pytest.mark.slow
 def test_more_prompts_than_there_are_is_refused_with_their_number() -> None:
     tokenizer = TOKENIZERS["two"]
     n = len({tuple(row) for row in task("gendered_pronoun").pairs(tokenizer, len(NAMES) * 8, 0, None).clean.tolist()})

@@ -48,6 +48,7 @@ def metrics(run: Run, name: str) -> list[float]:
     return [row["value"] for row in pq.read_table(run.file("metrics.parquet")).to_pylist() if row["name"] == name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_learns_and_what_is_saved_rebuilds_raw_activations(cached: Run, name: str):
     site, write = PLACES.get(name, (str(SITE), ""))

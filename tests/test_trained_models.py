@@ -196,6 +196,7 @@ def test_strict_cuts_leave_the_circuit_alone_and_interchanges_touch_it(of: Progr
     assert torch.equal(nodes.any(2), nodes.all(2))
 
 
+@pytest.mark.slow
 def test_losses_fall_and_the_same_seed_gives_the_same_bits():
     first, again = TINY.network(), TINY.network()
     rows = list(training(TINY, first))
@@ -253,6 +254,7 @@ def test_a_model_comes_back_from_its_folder_and_not_with_the_certificate_of_anot
         load(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_the_cache_gives_what_training_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path))
     first = cached(TINY)
