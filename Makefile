@@ -2,8 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
-# Tests that need neither a browser nor more than a few seconds.
-FAST := -m "not slow and not browser"
+# Tests that need neither a browser nor more than a few seconds. Types and shapes of calls are checked in `make test` alone: that takes a third as long again.
+FAST := -m "not slow and not browser" -o addopts="-ra --strict-markers"
 # One process a core, up to four that each hold a real model, each of one thread.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 check test: export OMP_NUM_THREADS ?= 1
