@@ -2,14 +2,15 @@
 
     remove e where M(R) - M(R + e) < tau        R the edges removed so far, M the metric, larger is better
 
-Sequential ACDC takes one forward an edge. Here a batch of rows guesses the decisions that precede it (by default: removed); rows behind a
-wrong guess are thrown away. Each decision compares the two numbers that sequential ACDC compares, so the kept edges cannot depend on the
-guess. Edges into a node that no kept edge leaves change nothing and are removed unevaluated, as in the original.
+Sequential ACDC takes one forward an edge. Here each row of a batch guesses the decisions that precede it (at first: removed). Rows behind
+a wrong guess decide nothing; what they would have decided is the next guess. Each decision compares the two numbers that sequential ACDC
+compares, so the kept edges cannot depend on the guess. Edges into a node that no kept edge leaves change nothing and are removed
+unevaluated, as in the original.
 """
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -24,8 +25,9 @@ from interp.progress import bar
 from interp.tasks import Pairs, Task
 from saes.errors import InputError
 
-# Rows of the first batch; it doubles while guesses hold.
-FIRST = 4
+# Rows of the first batch; they double while guesses hold, and shrink to twice those that were of use where one does not.
+FIRST = 8
+LEAST = 4
 MOST = 64
 
 
@@ -85,12 +87,37 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A row: the circuit before the edge at `place` is removed, and after."""
+    """A row: the circuit before the edge at `place` is removed, if all guesses before it are right, and after."""
 
+    edge: tuple[int, int]
+    """Source and destination."""
     place: int
     before: Bool[Tensor, "source destination"]
     after: Bool[Tensor, "source destination"]
-    guessed_removed: bool
+    guessed_kept: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A measured trial."""
+
+    trial: Trial
+    cost: float
+    """What the removal takes from the metric."""
+    keep: bool
+    before: float
+    """Metric before the removal."""
+    after: float
+
+    @property
+    def kept(self) -> Bool[Tensor, "source destination"]:
+        """The circuit after the decision."""
+        return self.trial.before if self.keep else self.trial.after
+
+    @property
+    def metric(self) -> float:
+        """The metric after the decision."""
+        return self.before if self.keep else self.after
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,27 +135,25 @@ class Search:
 
     def run(self, guess: Bool[Tensor, "source destination"] | None = None) -> Found:
         """Walk; `guess` holds the edges that are expected to be kept (none by default)."""
-        order = self.order()
+        order, guess = self.order(), torch.zeros_like(self.graph.valid) if guess is None else guess.clone()
         kept, metric, place = self.graph.valid.clone(), float(clean_metric(self.model, self.task, self.pairs).double().mean()), 0
         size, found = FIRST if self.speculate else 1, Found(kept, 0, 0, float("inf"))
         with bar(len(order), "edges", f"ACDC at {self.tau:g}") as progress:
             while place < len(order):
                 trials, beyond, rest = self._trials(order, kept, place, size, guess)
-                used, wrong = 0, False
-                for trial, value in zip(trials, self._measure(trials), strict=True):
-                    cost = metric - value
-                    keep = not ((abs(cost) if self.absolute else cost) < self.tau)
-                    found = replace(found, margin=min(found.margin, abs((abs(cost) if self.absolute else cost) - self.tau)))
-                    kept, metric = (trial.before, metric) if keep else (trial.after, value)
-                    place, used, wrong = trial.place + 1, used + 1, keep == trial.guessed_removed
-                    if wrong:
-                        break
-                if not wrong:
-                    kept, place = rest, beyond
-                found = replace(found, kept=kept, passes=found.passes + bool(trials), evaluations=found.evaluations + used)
+                rows = self._measure(trials, metric)
+                right = sum(1 for _ in itertools.takewhile(lambda row: row.keep == row.trial.guessed_kept, rows))
+                decided = rows[: right + 1]
+                for row in rows:
+                    guess[row.trial.edge] = row.keep
+                if decided:
+                    metric = decided[-1].metric
+                kept, place = (decided[-1].kept, decided[-1].trial.place + 1) if right < len(rows) else (rest, beyond)
+                margin = min((abs(row.cost - self.tau) for row in decided), default=float("inf"))
+                found = Found(kept, found.passes + bool(rows), found.evaluations + len(decided), min(found.margin, margin))
                 progress.update(place - progress.n)
                 if self.speculate:
-                    size = max(2, min(size, 2 * used)) if wrong else min(2 * size, MOST)
+                    size = max(LEAST, min(size, 2 * len(decided))) if right < len(rows) else min(2 * size, MOST)
         return found
 
     def order(self) -> list[tuple[int, int]]:
@@ -138,7 +163,7 @@ class Search:
 
     def _trials(
         self, order: list[tuple[int, int]], kept: Bool[Tensor, "source destination"], place: int, size: int,
-        guess: Bool[Tensor, "source destination"] | None,
+        guess: Bool[Tensor, "source destination"],
     ) -> tuple[list[Trial], int, Bool[Tensor, "source destination"]]:  # fmt: skip
         """The next rows, where they end, and the circuit there if every guess holds."""
         trials: list[Trial] = []
@@ -154,9 +179,8 @@ class Search:
                     return trials, place, base
                 after = base.clone()
                 after[source, destination] = False
-                removed = guess is None or not bool(guess[source, destination])
-                trials.append(Trial(at, base, after, removed))
-                base, place = (after if removed else base), at + 1
+                trials.append(Trial((source, destination), at, base, after, bool(guess[source, destination])))
+                base, place = (base if trials[-1].guessed_kept else after), at + 1
         return trials, place, base
 
     def _runs(self, order: list[tuple[int, int]], place: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
@@ -169,8 +193,15 @@ class Search:
         owners = self.graph.owners[destination]
         return not owners or bool(kept[list(owners)].any())
 
-    def _measure(self, trials: list[Trial]) -> list[float]:
+    def _measure(self, trials: list[Trial], metric: float) -> list[Row]:
+        """The rows, each of which compares with the one before it as guessed; `metric` is that of the circuit before the first."""
         if not trials:
             return []
         masks = torch.stack([trial.after for trial in trials])
-        return metrics(self.model, self.task, self.pairs, self.graph, masks, self.values).double().mean(1).tolist()
+        values: list[float] = metrics(self.model, self.task, self.pairs, self.graph, masks, self.values).double().mean(1).tolist()
+        rows: list[Row] = []
+        for trial, after in zip(trials, values, strict=True):
+            cost = abs(metric - after) if self.absolute else metric - after
+            rows.append(Row(trial, cost, not cost < self.tau, metric, after))
+            metric = metric if trial.guessed_kept else after
+        return rows
