@@ -145,6 +145,7 @@ WORDS = (
     "  flat path              the same all the way to zero embeddings: where all that a neuron reads shrinks alike it never switches",
     "  pattern, off           true edges behind a held attention pattern or a neuron that is off",
     "  redundant              several minimal sets (OR, backup): no single ablation shows them",
+    "  one kind               clean and corrupt prompts are drawn alike, and codes tell kinds of prompts apart",
 )
 
 

@@ -22,7 +22,10 @@ from interp.circuits.methods import (
     METHODS,
     Acdc,
     Attribution,
+    Budgeted,
     DifferenceNorm,
+    DiscreteCodeEdges,
+    DiscreteCodes,
     Eap,
     EapIg,
     EapIgActivations,
@@ -31,6 +34,7 @@ from interp.circuits.methods import (
     ExactEdges,
     FlowRoutes,
     Hisp,
+    Imported,
     Magnitude,
     PathPatching,
     Random,
@@ -202,6 +206,11 @@ def _off(known: Known) -> frozenset[Edge]:
     return frozenset(found)
 
 
+def one_kind(known: Known) -> str:
+    """Codes tell prompts that have something from prompts that lack it; here both are drawn alike."""
+    return "one kind"
+
+
 def redundant(known: Known) -> str:
     """One ablation at a time: of several sufficient sets none is needed, and a backup hides what it replaces."""
     return "redundant" if known.truth.alternatives else ""
@@ -220,8 +229,9 @@ class Question:
 
 
 def questions(quick: bool) -> dict[str, Question]:
-    """Every method of METHODS, with few steps of training."""
+    """Every method of METHODS that computes scores, with few steps of training."""
     steps = 20 if quick else 120
+    codes = DiscreteCodes(latents=20, examples=4, epochs=50 if quick else 500)
     asked = {
         "attribution": Question(Attribution(), flat_nodes, slope=True),
         "exact": Question(Exact(), redundant),
@@ -230,17 +240,21 @@ def questions(quick: bool) -> dict[str, Question]:
         "eap-ig-activations": Question(EapIgActivations(steps=5 if quick else 20), redundant),
         "relp": Question(RelP(), held, slope=True),
         "exact-edges": Question(ExactEdges(), redundant),
+        "budgeted": Question(Budgeted(budget=20), flat, slope=True),
         "acdc": Question(Acdc()),
-        "subnetwork-probing": Question(SubnetworkProbing(steps=steps, objective="metric", price=0.1)),
-        "edge-pruning": Question(EdgePruning(steps=steps, objective="metric")),
+        "subnetwork-probing": Question(SubnetworkProbing(steps=steps, keep="metric", price=0.1)),
+        "edge-pruning": Question(EdgePruning(steps=steps, keep="metric")),
         "hisp": Question(Hisp(), flat_nodes, slope=True),
         "flow-routes": Question(FlowRoutes()),
         "path-patching": Question(PathPatching(), redundant, direct=True),
         "magnitude": Question(Magnitude()),
         "difference-norm": Question(DifferenceNorm(paired=True)),
+        "discrete-codes": Question(codes, one_kind),
+        "discrete-code-edges": Question(DiscreteCodeEdges(codes), one_kind),
         "random": Question(Random(unit="edge")),
     }
-    assert asked.keys() == METHODS.keys(), f"no question for {METHODS.keys() - asked.keys()}"
+    without = METHODS.keys() - asked.keys() - {Imported.NAME}
+    assert not without, f"no question for {without}"
     return asked
 
 
