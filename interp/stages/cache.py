@@ -167,7 +167,7 @@ def _activations(model: Model, tokens: Tensor, sites: tuple[Site, ...], batch: i
     """Activations of the sequences, [seq, context, width] a site, in the model's dtype on the CPU."""
     out = {site: torch.empty(*tokens.shape, model.width(site), dtype=model.dtype) for site in sites}
     for start in range(0, len(tokens), batch):
-        for site, activation in record(model, tokens[start : start + batch], sites).items():
+        for site, activation in record(model, tokens[start : start + batch], sites, before=True).items():
             out[site][start : start + batch] = activation.flatten(2)
         if progress is not None:
             progress.update(tokens[start : start + batch].numel())
