@@ -65,7 +65,9 @@ def started(model: Model, kinds: Mapping[Site, Kind], tokens: Int[Tensor, "seq p
     return {site: book.to(model.device) for site, book in books.items()}
 
 
-def inputs_of(model: Model, tokens: Int[Tensor, "seq pos"], sites: Sequence[Site], n: int = SAMPLE) -> dict[Site, Float[Tensor, "token width"]]:
+def inputs_of(
+    model: Model, tokens: Int[Tensor, "seq pos"], sites: Sequence[Site], n: int = SAMPLE
+) -> dict[Site, Float[Tensor, "token width"]]:
     """What dictionaries at the sites read, for about n of the tokens."""
     found: dict[Site, list[Tensor]] = {site: [] for site in sites}
     for part in tokens[: -(-n // tokens.shape[1])].split(64):
@@ -121,7 +123,9 @@ class Bottlenecked(nn.Module):
         right = ((logits.argmax(-1) == tokens[:, 1:]) * counts).sum() / counts.sum()
         metrics = {"loss_lm": language.detach(), "accuracy": right, "reconstruction": recon.detach()}
         active = _counts(ordered, self.at(), nll.device)
-        return Losses({"lm": language, "reconstruction": self.coefficient * recon}, active, metrics, self._revive(ordered) if ordered else None)
+        return Losses(
+            {"lm": language, "reconstruction": self.coefficient * recon}, active, metrics, self._revive(ordered) if ordered else None
+        )
 
     def _revive(self, passages: Sequence[Passage]):
         """Dead codes become inputs of this batch, a draw for each from what its own book looked up."""

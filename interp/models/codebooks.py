@@ -1,8 +1,8 @@
 """Codebook models in a folder: bottlenecks, and the weights that were trained with them or the name of the model that they were put into.
 
-    codebooks.json   {"schema": 1, "base": name, or "" for the weights beside it, "base_revision": ..., "sites": [...]}
-    <site>/          a dictionary as `saes.files` writes it
-    config.json ...  weights and tokenizer as transformers saves them, where they are the model's own
+codebooks.json   {"schema": 1, "base": name, or "" for the weights beside it, "base_revision": ..., "sites": [...]}
+<site>/          a dictionary as `saes.files` writes it
+config.json ...  weights and tokenizer as transformers saves them, where they are the model's own
 """
 
 import hashlib
@@ -50,7 +50,9 @@ class Bottlenecks:
         except (OSError, ValueError) as error:
             raise InputError(f"{self.name} holds no codebooks ({error}); make them with `interp codebook`") from None
         if head.get("schema") != SCHEMA:
-            raise InputError(f"{self.name} has schema {head.get('schema')}, this version reads {SCHEMA}; make it anew with `interp codebook`")
+            raise InputError(
+                f"{self.name} has schema {head.get('schema')}, this version reads {SCHEMA}; make it anew with `interp codebook`"
+            )
         return head
 
 

@@ -42,7 +42,16 @@ class CodebookDictionary(nn.Module):
     """Books of codes and what they make of a vector."""
 
     def __init__(
-        self, d: int, books: int, codes: int, k: int, *, metric: str = "cosine", combine: str = "mean", norm: bool = False, eps: float = 1e-5
+        self,
+        d: int,
+        books: int,
+        codes: int,
+        k: int,
+        *,
+        metric: str = "cosine",
+        combine: str = "mean",
+        norm: bool = False,
+        eps: float = 1e-5,
     ) -> None:
         """All codes start at 0. Raises InputError for sizes that cannot be."""
         super().__init__()
