@@ -44,3 +44,14 @@ def random_model(folder: Path, sizes: Sizes, tokenizer: Any, n_ctx: int, seed: i
     """Write the folder and load it, to be trained."""
     write_random(folder, sizes, tokenizer, n_ctx, seed)
     return load_anew(str(folder))
+
+
+def rerandomised(model: Model, folder: Path, seed: int) -> Model:
+    """A model of the same form and tokenizer with random weights, written to the folder."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        AutoModelForCausalLM.from_config(model.bridge.original_model.config).save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return load_anew(str(folder), str(model.device))

@@ -20,6 +20,7 @@ from interp.codebooks.scratch import Sizes, random_model
 from interp.codebooks.training import train
 from interp.codebooks.usage import codes_at, usage
 from interp.evals import machine as measures
+from interp.evals.next_token import next_token
 from interp.hooks import record
 from interp.models import Model
 from interp.sites import Site
@@ -112,7 +113,7 @@ class Fsm:
 
     def _of(self, name: str, model: Model, tokens: Tensor) -> dict[str, float]:
         accuracy = measures.state_accuracy(model, self.machine, WALKS, self._draw(4))
-        return {f"{name}_loss": measures.loss(model, tokens), f"{name}_state_accuracy": accuracy}
+        return {f"{name}_loss": next_token(model, tokens).table()["loss"].value, f"{name}_state_accuracy": accuracy}
 
     def _detectors(self, model: Model, tokens: Tensor, walks: Tensor, values: dict[str, list[Tensor]]) -> dict[str, float]:
         """Held-out precision for states, mean over them: of codes, layer by layer, and of what the base model offers in their place."""

@@ -32,13 +32,6 @@ def state_accuracy(model: Model, machine: Machine, n: int, seed: int) -> float:
     return float((machine.allowed[walks[:, -2], state] & exists).float().mean())
 
 
-@torch.no_grad()
-def loss(model: Model, tokens: Int[Tensor, "seq pos"]) -> float:
-    """Mean cross-entropy of the predicted tokens, in nats."""
-    log_p = torch.cat([model(part)[:, :-1].float().log_softmax(-1).cpu() for part in tokens.split(128)])
-    return -float(log_p.gather(-1, tokens[:, 1:, None]).mean())
-
-
 def state_of(machine: Machine, walks: Int[Tensor, "walk length"]) -> Int[Tensor, " position"]:
     """The state that ends at each position of the token matrix, flattened; -1 at BOS and at first digits."""
     ends = torch.full((len(walks), machine.n_tokens), -1)
