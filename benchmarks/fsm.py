@@ -3,8 +3,8 @@
     python -m benchmarks.fsm --json             # 100 states, three seeds: about ten minutes a seed on two idle cores
     python -m benchmarks.fsm --quick --json     # 30 states, one seed: half a minute
 
-A run that was stopped goes on from its checkpoints in --folder. Every figure comes as mean and spread (largest less smallest) over seeds, with
-the values of the seeds beside them.
+A run that was stopped goes on from its checkpoints in --folder. Every figure comes as mean and spread (largest less smallest) over
+seeds, with the values of the seeds beside them.
 """
 
 import argparse

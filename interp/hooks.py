@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.models.bridge import Model, flat, head_of, replaced
+from interp.models.bridge import Hook, Model, flat, head_of, replaced
 from interp.sites import Site
 from saes.dictionary import Dictionary
 
@@ -24,7 +24,7 @@ def record(
     """Activations of the sites, [batch, pos, width...] (`pattern`: [batch, head, query, key]); the model stops at the deepest.
 
     A site with a head gives that head alone, without the head axis. With `before`, a site where the model has a bottleneck gives what the
-    bottleneck reads, which is what a dictionary there is about, instead of what it writes. Raises InputError for a site that the model lacks.
+    bottleneck reads, which is what a dictionary there is about, not what it writes. Raises InputError for a site that the model lacks.
     """
     wanted = tuple(dict.fromkeys(sites))
     found: dict[Site, Tensor] = {}
@@ -42,7 +42,9 @@ def record(
         return edit
 
     inner = {site: tapped(site, book) for site, book in model.codebooks.items() if before and site in wanted}
-    outer = {site: lambda activation, site=site: take(site, head_of(site, activation)) for site in wanted if site not in inner}
+    outer: dict[Site, Hook] = {
+        site: lambda activation, site=site: take(site, head_of(site, activation)) for site in wanted if site not in inner
+    }
     with torch.no_grad(), model.hooked(outer), contextlib.suppress(_Stop):
         model.with_codebooks({**model.codebooks, **inner})(tokens)
     return {site: found[site] for site in wanted}

@@ -2,9 +2,9 @@
 
     L = L_LM + coefficient * sum over sites of mean over tokens of |C(h) - stop(h)|^2
 
-with h what a book looks up (the activation, or its LayerNorm) and C(h) the codes that replace it. The gradient of L_LM reaches the chosen
-codes, and straight through them h; that of the reconstruction reaches the codes alone. Without books the same module trains a plain language
-model: from scratch, or as the fair baseline of a bottleneck.
+with h what a book looks up (the activation, or its LayerNorm) and C(h) the codes that replace it. The gradient of L_LM reaches the
+chosen codes, and straight through them h; that of the reconstruction reaches the codes alone. Without books the same module trains a
+plain language model: from scratch, or as the fair baseline of a bottleneck.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ class Kind:
 
 
 def kind_at(model: Model, site: Site, *, codes: int, attention: Attention = "grouped", **options: object) -> Kind:
-    """A codebook for any site: with `grouped` a site of several heads gets a book for each. Raises InputError for a site that is not there."""
+    """A codebook for any site: with `grouped` a site of several heads gets a book for each. Raises InputError for a site not there."""
     model.check(site)
     if site.stream == "pattern":
         raise InputError(f"{site} is no vector to look up; choose z for what heads write")
@@ -85,9 +85,9 @@ class Bottlenecked(nn.Module):
         super().__init__()
         self.books = nn.ModuleDict({_key(site): book for site, book in books.items()})
         self.base = nn.ParameterDict({_key(name): p for name, p in model.parameters.items()} if trained else {})
-        if trained:
-            _check_shared(model)
         self.base.requires_grad_(True)
+        if trained:
+            _check_used(model)
         self.model = model.with_codebooks({})
         self.sites, self.coefficient = tuple(books), coefficient
         self.d_dict: int = sum(book.d_dict for book in books.values())
@@ -107,7 +107,7 @@ class Bottlenecked(nn.Module):
         return self.whole
 
     def loss(self, module: "Bottlenecked", batch: Batch) -> Losses:
-        """L_LM and reconstruction. `batch.x` are token ids, and `batch.y` says which of them count as predictions; its first column never."""
+        """L_LM and reconstruction. `batch.x` are token ids, and `batch.y` says which of them count as predictions: the first never."""
         tokens, counts = batch.x.long(), batch.y[:, 1:]
         passages: dict[Site, Passage] = {}
 
@@ -168,10 +168,11 @@ def _key(name: object) -> str:
     return str(name).replace(".", "/")
 
 
-def _check_shared(model: Model) -> None:
+def _check_used(model: Model) -> None:
     """Raises InputError where a trained weight would not be the one that is saved."""
-    used = {id(p) for p in model.bridge.parameters()}
-    copied = [name for name, p in model.parameters.items() if id(p) not in used]
+    some = model(torch.zeros(1, 2, dtype=torch.long)).sum()
+    slopes = torch.autograd.grad(some, list(model.parameters.values()), allow_unused=True) if model.parameters else ()
+    copied = [name for name, slope in zip(model.parameters, slopes, strict=True) if slope is None]
     if copied or not model.parameters:
         raise InputError(
             f"{model.name} computes with copies of its weights ({', '.join(copied[:2]) or 'all'}), so they cannot be trained here; "

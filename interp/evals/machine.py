@@ -1,8 +1,8 @@
 """What a model has learned of a finite state machine, measured by the machine itself (codebook features, arXiv 2310.17230, section 3).
 
-State accuracy: the share of generated transitions that exist. Precision of detectors at equal recall: a code, neuron or latent detects a
-state if it is active at the state's last digit and nowhere else. The causal test: the distance between what a forced model predicts and what
-the machine would do in the state that was forced.
+State accuracy: the share of generated transitions that exist. Precision of detectors at equal recall: a code, neuron or latent detects
+a state if it is active at the state's last digit and nowhere else. The causal test: the distance between what a forced model predicts
+and what the machine would do in the state that was forced.
 """
 
 from collections.abc import Callable
@@ -66,8 +66,8 @@ def best_codes(active: Bool[Tensor, "position unit"], states: Int[Tensor, " posi
 def best_values(
     values: Float[Tensor, "position unit"], states: Int[Tensor, " position"], recalls: Float[Tensor, " state"]
 ) -> list[Detector]:
-    """For each state the unit of highest precision when its threshold is set for the given recall: unit and threshold from the first half of
-    the positions, precision and recall from the second. Fair to neurons and latents beside codes, whose recall it takes."""
+    """For each state the unit of highest precision when its threshold is set for the given recall: unit and threshold from the first half
+    of the positions, precision and recall from the second. It gives neurons and latents the recall that codes have."""
     half = len(values) // 2
     found = []
     for state, recall in enumerate(recalls.tolist()):
@@ -96,7 +96,8 @@ def _table(active: Tensor, states: Tensor, n_states: int) -> tuple[Float[Tensor,
 def divergence(p: Float[Tensor, "*batch n"], q: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """Jensen-Shannon divergence in nats: the mean of KL(p || m) and KL(q || m), m their mean."""
     m = (p + q) / 2
-    return sum((torch.xlogy(part, part) - torch.xlogy(part, m)).sum(-1) for part in (p, q)) / 2
+    both = torch.stack([p, q])
+    return (torch.xlogy(both, both) - torch.xlogy(both, m)).sum(-1).mean(0)
 
 
 @torch.no_grad()

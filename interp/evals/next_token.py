@@ -1,4 +1,7 @@
-"""Loss and accuracy of next-token prediction, with an interval over sequences: what a bottleneck costs is the difference of two of these."""
+"""Loss and accuracy of next-token prediction, with an interval over sequences.
+
+What a bottleneck costs is the difference of two of these.
+"""
 
 from dataclasses import dataclass
 

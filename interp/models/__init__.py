@@ -42,7 +42,7 @@ def load(name: str, dtype: str = "float32", device: str = "auto") -> Model:
 
 
 def load_anew(name: str, device: str = "auto") -> Model:
-    """The model in float32 with weights that nobody else holds, to be trained; raises InputError as `load` does, and for a codebook model."""
+    """The model in float32 with weights that nobody else holds, to be trained; raises InputError like `load`, and for a codebook model."""
     located = _located(name)
     if not isinstance(located, Local):
         raise InputError(f"{name} has codebooks already; name the model that they were put into")

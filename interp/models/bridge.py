@@ -157,7 +157,7 @@ class Model:
         handles = []
         try:
             # Each goes in front of those before: the first of a site has to be put there last.
-            for site, book in reversed(self.codebooks.items()):
+            for site, book in reversed(list(self.codebooks.items())):
                 point = self._point(site)
                 handles.append((point, point.add_hook(_adapt(_through(site, book)), prepend=True)))
             yield

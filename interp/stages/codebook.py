@@ -1,17 +1,15 @@
 """`interp codebook`: codebooks at sites of a model, trained with it or into it as it stands.
 
-    codebook-…/model/      the model with its bottlenecks, which every command takes by that name (`interp.models.codebooks`)
-    cache-…                its tokens, and what the bottlenecks read, computed when asked for
-    train-…                one a site: the codebook as the dictionary that `describe`, `eval` and the app open like any other
+codebook-…/model/      the model with its bottlenecks, which every command takes by that name (`interp.models.codebooks`)
+cache-…                its tokens, and what the bottlenecks read, computed when asked for
+train-…                one a site: the codebook as the dictionary that `describe`, `eval` and the app open like any other
 """
 
 import dataclasses
 import shutil
 import time
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow.parquet as pq
 import torch
@@ -19,7 +17,7 @@ import tyro
 from torch import Tensor
 
 from interp import runs, text
-from interp.codebooks.bottleneck import START_TOKENS, Attention, Bottlenecked, batches, inputs_of, kind_at, started
+from interp.codebooks.bottleneck import Attention, Bottlenecked, Kind, batches, inputs_of, kind_at, started
 from interp.codebooks.scratch import rerandomised
 from interp.codebooks.training import train
 from interp.codebooks.usage import usage
@@ -31,12 +29,16 @@ from interp.sites import Site
 from interp.stages.base import Context, Plan, execute
 from interp.stages.cache import Cache, Sites
 from interp.stages.health import Log
-from saes import files
-from saes.architectures import Codebook
+from saes import checkpoint, files
+from saes.architectures import Codebook, CodebookDictionary
 from saes.dictionary import Batch
 from saes.errors import InputError
 from saes.schedule import FitConfig
 from saes.train import Row
+
+# Held-out tokens that the unexplained variance of a codebook is measured on.
+_FVU_TOKENS = 8192
+Initial = Literal["kmeans", "data", "normal"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Bottlenecks:
     """How near a code is."""
     norm: bool = False
     """LayerNorm before the lookup: codes then have its scale, and the model has to learn to live with that."""
-    initial: Literal["kmeans", "data", "normal"] = "kmeans"
+    initial: Initial = "kmeans"
     """What codes start as."""
     base: Literal["frozen", "finetuned", "scratch"] = "frozen"
     """Whether the model's own weights stay, go on learning, or start anew from random ones."""
@@ -118,15 +120,15 @@ class Bottlenecks:
             revive_every=self.revive_every, dead_after=max(1, self.revive_every) * self.batch_size, seed=self.seed,
         )  # fmt: skip
 
-    def recipes(self, model: Model) -> dict[Site, Codebook]:
+    def kinds(self, model: Model, initial: Initial) -> dict[Site, Kind]:
         """The codebook of each site."""
-        options = {name: getattr(self, name) for name in ("k", "combine", "metric", "norm", "initial")}
-        return {site: kind_at(model, site, codes=self.codes, attention=self.attention, **options).recipe for site in self.sites}
+        options = {name: getattr(self, name) for name in ("k", "codes", "attention", "combine", "metric", "norm")}
+        return {site: kind_at(model, site, initial=initial, **options) for site in self.sites}
 
     def plan(self, ctx: Context) -> Plan:
         model, fit = load_anew(self.model, ctx.device), self.fit
-        module = self._module(model, torch.randint(model.d_vocab, (max(2, START_TOKENS // self.context // 8), self.context)), start=False)
         x = torch.randint(model.d_vocab, (self.batch_size, self.context)).float().to(model.device)
+        module = self._module(model, x.long(), "normal")
         begun = time.perf_counter()
         dead = torch.zeros(module.d_dict, dtype=torch.bool, device=model.device)
         module.loss(module, Batch(x, torch.ones_like(x), dead)).total.backward()
@@ -145,12 +147,8 @@ class Bottlenecks:
             shrink="--batch-size, --context, --codes, or the number of sites",
         )
 
-    def _module(self, model: Model, tokens: Tensor, *, start: bool = True) -> Bottlenecked:
-        kinds = {
-            site: kind_at(model, site, codes=self.codes, attention=self.attention, k=self.k, combine=self.combine, metric=self.metric,
-                          norm=self.norm, initial=self.initial if start else "normal") for site in self.sites
-        }  # fmt: skip
-        books = started(model, kinds, tokens, seed=self.seed)
+    def _module(self, model: Model, tokens: Tensor, initial: Initial) -> Bottlenecked:
+        books = started(model, self.kinds(model, initial), tokens, seed=self.seed)
         return Bottlenecked(model, books, trained=self.base != "frozen", coefficient=self.coefficient)
 
     def work(self, draft: Draft, ctx: Context) -> None:
@@ -162,11 +160,11 @@ class Bottlenecks:
         before = next_token(model, held).table()
         if self.base == "scratch":
             model = rerandomised(model, scratch / "base", self.seed)
-        module = self._module(model, learn)
+        module = self._module(model, learn, self.initial)
         log = self._train(module, learn, draft)
         whole = module.settled()
         own = self.base != "frozen"
-        samples = inputs_of(whole, held, self.sites)
+        samples = inputs_of(whole, held, self.sites, _FVU_TOKENS)
         codebooks.save(model, dict(zip(self.sites, module.at(), strict=True)), samples, draft.path / "model", own=own)
         with written(draft.path / "metrics.parquet") as aside:
             pq.write_table(log.table(), aside)
@@ -174,13 +172,14 @@ class Bottlenecks:
         figures = {f"{name}_{when}": table[name] for when, table in (("before", before), ("after", after)) for name in table}
         intervals = {f"{name}_{side}": getattr(value, side) for name, value in figures.items() for side in ("low", "high")}
         by_site = {f"{name}_{site}": value for site, one in used.items() for name, value in one.figures().items()}
+        by_site |= {f"{name}_{site}": value for site, book in whole.codebooks.items() for name, value in _fit(book, samples[site]).items()}
         values = {name: value.value for name, value in figures.items()}
         last = {name: log.rows[-1][name] for name in ("loss", "reconstruction", "dead_share")}
         draft.write_json("summary.json", {**values, **last, **by_site, "seconds": round(time.monotonic() - begun, 1), **intervals})
 
     def _train(self, module: Bottlenecked, tokens: Tensor, draft: Draft) -> Log:
         state, fit, begun = draft.path / "checkpoint" / "state", self.fit, time.monotonic()
-        step = files_step(state)
+        step = checkpoint.read(state).step if state.exists() else 0
         log = Log.open(draft.path / "progress.jsonl", fit.steps, step)
         with bar(fit.steps, "steps", "codebook", step) as progress:
 
@@ -198,12 +197,55 @@ class Bottlenecks:
         quiet = dataclasses.replace(ctx, json=False)
         store = execute(self.cache(str(run.path / "model")), quiet)
         assert store is not None, "a codebook run is only made when more than its plan was asked for"
-        made = [execute(Bottleneck(store.id, str(site), run.path / "model"), quiet) for site in self.sites]
+        made = [execute(Bottleneck(store.id, run.id, str(site)), quiet) for site in self.sites]
         return [store, *(one for one in made if one is not None)]
 
 
-def files_step(state: Path) -> int:
-    """The step that a checkpoint was taken at; 0 where there is none."""
-    from saes import checkpoint
+@torch.no_grad()
+def _fit(book: Any, x: Tensor) -> dict[str, float]:
+    """How much of its inputs' variance a codebook leaves unexplained, and how many codes it takes."""
+    error, spread = x.to(book.b_dec) - book(x.to(book.b_dec)), x - x.mean(0)
+    return {"fvu": float(error.square().sum().cpu() / spread.square().sum()), "l0": float(book.books * book.k)}
 
-    return checkpoint.read(state).step if state.exists() else 0
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """One codebook of a codebook run, as a dictionary on the cache run of that model: a run that `interp train` might have made."""
+
+    NAME: ClassVar[str] = "train"
+    PARENTS: ClassVar[dict[str, str]] = {"store": "cache", "source": "codebook"}
+
+    store: str
+    """The cache run of the codebook model."""
+    source: str
+    """The codebook run."""
+    site: str
+
+    def identity(self, ctx: Context) -> dict[str, Any]:
+        found, how = self._book(ctx), runs.open_run(ctx.root, self.source).config["config"]
+        options = {name: how[name] for name in ("k", "metric", "combine", "norm", "initial")}
+        recipe = Codebook(books=found.books, dead_coefficient=0.0, **options)
+        same = {name: how[name] for name in ("base", "coefficient", "epochs", "batch_size", "lr", "seed")}
+        return {"architecture": recipe, "site": self.site, "write": self.site, "width": found.d_dict, "skip": False, **same}
+
+    def plan(self, ctx: Context) -> Plan:
+        book = self._book(ctx)
+        weights = sum(p.numel() for p in book.parameters())
+        return Plan(
+            {"dictionary": f"{book.d_dict:,} codes at {self.site} of {self.source}"}, disk=4 * weights, memory=4 * weights, seconds=1
+        )
+
+    def work(self, draft: Draft, ctx: Context) -> None:
+        run = runs.open_run(ctx.root, self.source)
+        for name in (files.JSON, files.WEIGHTS, files.SAMPLE):
+            shutil.copyfile(run.file(f"model/{self.site}/{name}"), draft.path / name)
+        shutil.copyfile(run.file("metrics.parquet"), draft.path / "metrics.parquet")
+        summary = read_json(run.file("summary.json"))
+        check = files.verify(draft.path)
+        own = {name: summary[f"{name}_{self.site}"] for name in ("perplexity", "dead_share", "fvu", "l0")}
+        draft.write_json("summary.json", {**own, "loss": summary["loss"], "self_check": check.max_difference})
+
+    def _book(self, ctx: Context) -> CodebookDictionary:
+        book = files.load(runs.open_run(ctx.root, self.source).path / "model" / self.site)
+        assert isinstance(book, CodebookDictionary), f"{self.source} holds no codebook at {self.site}"
+        return book

@@ -5,9 +5,9 @@ x is cut into G chunks, one for each book of N codes C. With c_i the chosen code
     score_i = h . C_i / |C_i| (cosine) or h . C_i - |C_i|^2 / 2 (euclid)        x_hat = b_dec + mean or sum over the k best of C_i
     L = fvu + dead_coefficient * mean over dead codes of |C_i - h_r|^2 / d      h_r a random chunk of the batch
 
-with h the chunk of x - b_dec, or its affine LayerNorm (`norm`), whose scale the codes then have and x_hat keeps: nothing undoes the norm. The
-code is k-hot with the value 1/k (mean) or 1 (sum), so a codebook is a dictionary with block-diagonal directions: statistics, splicing and
-circuits treat it like any other. Codes start as k-means centres of a sample, or as rows of it.
+with h the chunk of x - b_dec, or its affine LayerNorm (`norm`), whose scale codes and x_hat then have: nothing undoes the norm.
+The code is k-hot with the value 1/k (mean) or 1 (sum), so a codebook is a dictionary with block-diagonal directions: statistics, splicing
+and circuits treat it like any other. Codes start as k-means centres of a sample, or as rows of it.
 
 Inside a model that is trained, `forward` is straight-through: `x_hat + h - stop(h)` hands the gradient of x_hat to the chosen codes and,
 unchanged, to h; with a LayerNorm it goes on through that to x.
