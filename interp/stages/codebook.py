@@ -232,7 +232,7 @@ class Bottleneck:
         book = self._book(ctx)
         weights = sum(p.numel() for p in book.parameters())
         return Plan(
-            {"dictionary": f"{book.d_dict:,} codes at {self.site} of {self.source}"}, disk=4 * weights, memory=4 * weights, seconds=1
+            {"dictionary": f"{book.d_dict:,} codes at {self.site} of {self.source}"}, disk=4 * weights, memory=4 * weights, seconds=1.0
         )
 
     def work(self, draft: Draft, ctx: Context) -> None:
