@@ -28,6 +28,7 @@ COMMANDS = {
     "demo": ("interp.demo", "Demo", "the whole way on a packaged model: cache, train, describe, heads, circuit, app"),
     "cache": ("interp.stages.cache", "Cache", "activations of sites, written to disk"),
     "train": ("interp.stages.train", "Train", "dictionaries on cached or streamed activations, a grid of them together"),
+    "codebook": ("interp.stages.codebook", "Bottlenecks", "codebooks inside a model, trained with it; each becomes a dictionary"),
     "eval": ("interp.stages.evaluate", "Evaluate", "FVU, L0, CE recovered, KL of dictionaries on held-out tokens"),
     "describe": ("interp.stages.describe", "Describe", "statistics, examples, logits and neighbours of every latent"),
     "heads": ("interp.stages.heads", "Heads", "scores and patterns of every attention head"),
@@ -178,8 +179,9 @@ def _execute(members: list[tuple[str, Any]], ctx: "Context") -> Iterator[dict[st
     from interp.stages.base import execute_all
 
     found = execute_all([command for _, command in members], ctx, [line for line, _ in members]) or []
-    for run in found:
-        print("".join(f"next: {text.format(run=run.id)}\n" for text in NEXT.get(first.NAME, ())), end="", file=sys.stderr)
+    more = [run for made in found for run in first.then(made, ctx)] if hasattr(first, "then") else []
+    for run in found + more:
+        print("".join(f"next: {text.format(run=run.id)}\n" for text in NEXT.get(run.stage, ())), end="", file=sys.stderr)
         yield {"run": run.id, **json.loads(run.file("summary.json").read_text())}
 
 

@@ -109,7 +109,7 @@ class Store:
 
     def computed(self, sites: Sequence[Site], sequences: Int[np.ndarray, " seq"]) -> dict[Site, Float[Tensor, "seq context width"]]:
         """Activations of some sequences, from the model."""
-        found = record(self.model, torch.from_numpy(self.tokens[sequences]).long(), sites)
+        found = record(self.model, torch.from_numpy(self.tokens[sequences]).long(), sites, before=True)
         return {site: activation.flatten(2) for site, activation in found.items()}
 
     def _stored(self, site: Site, start: int, stop: int) -> Tensor:

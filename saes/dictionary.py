@@ -1,5 +1,6 @@
 """What everything downstream relies on: the `Dictionary` protocol, the `Batch` that a loss reads and the `Losses` that it returns."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,6 +31,8 @@ class Losses:
     """Tokens of the batch on which each latent is active."""
     metrics: dict[str, Float[Tensor, ""]]
     """Detached means over the tokens of the batch, such as `fvu` and `l0`."""
+    revive: Callable[[Bool[Tensor, " d_dict"], torch.Generator], dict[str, Bool[Tensor, "..."]]] | None = None
+    """Replace the weights of these dead latents, in place, by something of this batch; returns, by parameter, which rows are new."""
 
     @property
     def total(self) -> Float[Tensor, ""]:

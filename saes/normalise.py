@@ -50,8 +50,17 @@ def measure(x: Float[Tensor, "tokens d_in"], y: Float[Tensor, "tokens d_out"], p
     """
     mean_x, scale_x = _moments(x, "x", parts)
     mean_y, scale_y = (mean_x, scale_x) if y is x else _moments(y, "y", parts)
-    sample = x[:: max(1, len(x) // SAMPLE)][:SAMPLE].float().clone()
-    return Normalisation(mean_x, scale_x, mean_y, scale_y, sample)
+    return Normalisation(mean_x, scale_x, mean_y, scale_y, _some(x))
+
+
+def unit(x: Float[Tensor, "tokens d"]) -> Normalisation:
+    """The maps that change nothing, for a dictionary that was trained on raw activations such as these."""
+    nothing, one = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
+    return Normalisation(nothing, one, nothing, one, _some(x))
+
+
+def _some(x: Tensor) -> Tensor:
+    return x[:: max(1, len(x) // SAMPLE)][:SAMPLE].float().clone()
 
 
 def _apply(raw: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

@@ -28,6 +28,10 @@ class FitConfig:
     """Adam's epsilon."""
     dead_after: int | None = None
     """Tokens without firing after which a latent counts as dead. None takes 10 M, or 1 % of a shorter run, but at least 8 batches."""
+    revive_every: int = 0
+    """Steps between two revivals of dead latents, by losses that offer one; 0 revives none."""
+    revive_until: float = 0.8
+    """Share of the steps after which no latent is revived: the last ones to come need time to settle."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of the dense products. Weights, moments and sums are float32 either way."""
     log_every: int = 50
@@ -55,6 +59,10 @@ class FitConfig:
         rise = (step + 1) / warmup if warmup else 1.0
         fall = (self.steps - step) / (self.decay * self.steps) if self.decay else 1.0
         return self.peak_lr(d_dict) * min(1.0, rise, fall)
+
+    def revives(self, step: int) -> bool:
+        """Whether dead latents are revived after so many steps."""
+        return bool(self.revive_every) and step % self.revive_every == 0 and step <= self.revive_until * self.steps
 
     def dead_tokens(self) -> int:
         """Tokens of silence after which a latent counts as dead."""

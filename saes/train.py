@@ -117,7 +117,19 @@ class _Training:
         self.adam.step()
         self.silent = torch.where(losses.active > 0, 0, self.silent + len(x))
         self.step, self.tokens = self.step + 1, self.tokens + len(x)
+        if losses.revive is not None and self.cfg.revives(self.step):
+            self._revive(losses.revive)
         self._add(len(x), {**losses.metrics, "loss": total.detach()}, norm, losses.active)
+
+    def _revive(self, revive: Callable[[Tensor, torch.Generator], dict[str, Tensor]]) -> None:
+        """Let the loss replace dead latents; their moments belonged to what they were, and their silence begins anew."""
+        dead = self.silent >= self.cfg.dead_tokens()
+        for name, rows in revive(dead, self.generator).items():
+            parameter = self.parameters[name]
+            for moment in self.adam.state[parameter].values():
+                if moment.shape == parameter.shape:
+                    moment[rows] = 0
+        self.silent = torch.where(dead, 0, self.silent)
 
     def _clip(self) -> Tensor:
         """The norm of all gradients; above the limit the optimiser scales them down as it reads them, which saves a pass over memory."""

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import torch
 
+from interp.models import codebooks
 from interp.models.bridge import Model
+from interp.models.codebooks import Bottlenecks
 from interp.models.hub import WAYS, Hub, Local, load_local
 from interp.models.packaged import Packaged
 from saes.errors import InputError
 
-Source = Packaged | Local | Hub
+Source = Packaged | Local | Hub | Bottlenecks
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-__all__ = ["DTYPES", "Model", "Source", "device_of", "faster", "load", "source"]
+__all__ = ["DTYPES", "Model", "Source", "device_of", "faster", "load", "load_anew", "source"]
 
 
 def source(name: str) -> Source:
@@ -21,6 +23,8 @@ def source(name: str) -> Source:
     if name == "smollm2":
         return Packaged()
     folder = Path(name).expanduser()
+    if (folder / codebooks.JSON).exists():
+        return Bottlenecks(str(folder), name)
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise InputError(f"the folder {name} holds no model: config.json is missing; give a folder as save_pretrained writes it")
@@ -34,7 +38,24 @@ def load(name: str, dtype: str = "float32", device: str = "auto") -> Model:
     """Load a model by name; raises InputError, which says which ways exist, when it cannot be had."""
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
-    return _load(source(name).local(), dtype, str(device_of(device)))
+    return _load(_located(name), dtype, str(device_of(device)))
+
+
+def load_anew(name: str, device: str = "auto") -> Model:
+    """The model in float32 with weights that nobody else holds, to be trained; raises InputError like `load`, and for a codebook model."""
+    located = _located(name)
+    if not isinstance(located, Local):
+        raise InputError(f"{name} has codebooks already; name the model that they were put into")
+    return load_local(located, torch.float32, device_of(device))
+
+
+def _located(name: str) -> "Local | tuple[Bottlenecks, Local | None]":
+    """Where weights lie, and codebooks if there are some."""
+    found = source(name)
+    if not isinstance(found, Bottlenecks):
+        return found.local()
+    base = found.head["base"]
+    return found, source(base).local() if base else None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def device_of(device: str) -> torch.device:
@@ -64,5 +85,7 @@ def faster(wanted: str, device: str) -> str:
 
 # One model stays in memory, so that the stages of one process share it; it is never changed: every hook is a context.
 @functools.lru_cache(maxsize=1)
-def _load(local: Local, dtype: str, device: str) -> Model:
-    return load_local(local, DTYPES[dtype], torch.device(device))
+def _load(located: Local | tuple[Bottlenecks, Local | None], dtype: str, device: str) -> Model:
+    if isinstance(located, Local):
+        return load_local(located, DTYPES[dtype], torch.device(device))
+    return codebooks.load(*located, DTYPES[dtype], torch.device(device))

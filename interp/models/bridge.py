@@ -5,8 +5,8 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,10 @@ class Model:
     bridge: TransformerBridge = field(repr=False)
     tokenizer: Any = field(repr=False)
     """A transformers fast tokenizer."""
+    parameters: Mapping[str, torch.nn.Parameter] = field(default_factory=dict, repr=False)
+    """The weights under the names that transformers saves them by."""
+    codebooks: Mapping[Site, Callable[[Tensor], Tensor]] = field(default_factory=dict, repr=False)
+    """Bottlenecks of the model, [batch, pos, width] to the same: every pass goes through them, and hooks see what comes out."""
 
     @property
     def n_layers(self) -> int:
@@ -128,12 +132,39 @@ class Model:
 
     def __call__(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
         """Logits."""
-        return self.bridge(tokens.to(self.device), use_cache=False)
+        with self._bottlenecks():
+            return self.bridge(tokens.to(self.device), use_cache=False)
 
     def forward_from(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos vocab"]:
         """Logits from the residual stream that enters `layer`; the layers before it are not run."""
-        with _skipped(self.bridge, layer):
+        with _skipped(self.bridge, layer), self._bottlenecks():
             return self.bridge(resid, start_at_layer=layer, use_cache=False)
+
+    def with_codebooks(self, codebooks: Mapping[Site, Callable[[Tensor], Tensor]]) -> "Model":
+        """The same weights with other bottlenecks."""
+        for site in codebooks:
+            self.check(site)
+        return replace(self, codebooks=dict(codebooks))
+
+    def without(self, sites: Iterable[Site]) -> "Model":
+        """The same weights without the bottlenecks at these sites."""
+        gone = set(sites)
+        return replace(self, codebooks={site: book for site, book in self.codebooks.items() if site not in gone})
+
+    @contextlib.contextmanager
+    def _bottlenecks(self) -> Iterator[None]:
+        """Bottlenecks on the hook points before all other hooks, for one pass."""
+        handles = []
+        try:
+            # Each goes in front of those before: the first of a site has to be put there last.
+            for site, book in reversed(list(self.codebooks.items())):
+                point = self._point(site)
+                handles.append((point, point.add_hook(_adapt(_through(site, book)), prepend=True)))
+            yield
+        finally:
+            for point, handle in handles:
+                handle.hook.remove()
+                point.fwd_hooks.remove(handle)
 
     def unembed(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
         """Logits of a final residual stream: last norm, then unembedding."""
@@ -279,6 +310,7 @@ class Model:
 def boot(name: str, revision: str, hf_model: Any, tokenizer: Any) -> Model:
     """Wrap a loaded transformers model; raises InputError when TransformerLens cannot."""
     hf_model.eval().requires_grad_(False)
+    parameters = dict(hf_model.named_parameters())
     device, dtype = hf_model.device, hf_model.dtype
     try:
         bridge = TransformerBridge.boot_transformers("local", hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype)
@@ -286,7 +318,7 @@ def boot(name: str, revision: str, hf_model: Any, tokenizer: Any) -> Model:
         raise InputError(f"TransformerLens cannot boot {name} ({type(hf_model).__name__}): {str(error).splitlines()[0]}") from error
     bridge.requires_grad_(False)
     _plain_norms(bridge)
-    return Model(name, revision, bridge, tokenizer)
+    return Model(name, revision, bridge, tokenizer, parameters)
 
 
 def boot_native(name: str, revision: str, config: dict[str, Any], state: dict[str, Tensor], tokenizer: Any, dtype: torch.dtype) -> Model:
@@ -336,6 +368,36 @@ def _rotations(model: Model, n_pos: int) -> tuple[Float[Tensor, "pos d_head d_he
 def has_heads(site: Site) -> bool:
     """Whether the activation at the site has a head axis."""
     return site.stream in HEAD_STREAMS
+
+
+def head_of(site: Site, activation: Tensor) -> Tensor:
+    """The part of a site's activation that belongs to its head; all of it without one."""
+    if site.head is None or not has_heads(site):
+        return activation
+    return activation[:, site.head] if site.stream == "pattern" else activation[:, :, site.head]
+
+
+def replaced(site: Site, activation: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """The activation with what belongs to the site's head replaced by a function of it."""
+    if site.head is None:
+        return function(activation)
+    changed = activation.clone()
+    head_of(site, changed).copy_(function(head_of(site, activation)))
+    return changed
+
+
+def flat(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A function of [batch, pos, width] in float32, for activations with heads apart and of any type."""
+
+    def edit(activation: Tensor) -> Tensor:
+        x = activation.flatten(2).float() if activation.ndim > 3 else activation.float()
+        return function(x).reshape(activation.shape).to(activation.dtype)
+
+    return edit
+
+
+def _through(site: Site, book: Callable[[Tensor], Tensor]) -> Hook:
+    return lambda activation: replaced(site, activation, flat(book))
 
 
 def _adapt(function: Hook) -> Any:

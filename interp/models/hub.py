@@ -72,6 +72,16 @@ def load_local(source: Local, dtype: torch.dtype, device: torch.device) -> Model
     return boot(source.name, source.revision(), cast(Any, model).to(device), tokenizer)
 
 
+def save_weights(model: Model, folder: Path) -> None:
+    """Weights and tokenizer as transformers saves them, under their own names whatever TransformerLens made of them."""
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_config(model.bridge.original_model.config)
+    plain.load_state_dict({name: value.detach().cpu() for name, value in model.parameters.items()}, strict=False)
+    plain.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 

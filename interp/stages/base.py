@@ -51,7 +51,8 @@ class Plan:
 class Stage(Protocol):
     """A stage: a frozen dataclass with these beside its fields.
 
-    A stage may also list in `FREE` the fields that no result depends on: they stay out of the run's name.
+    A stage may also list in `FREE` the fields that no result depends on: they stay out of the run's name. It may offer `then(run, ctx)`,
+    which makes further runs of the one that is done, for the stages that read those.
     """
 
     NAME: ClassVar[str]

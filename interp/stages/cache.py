@@ -105,7 +105,7 @@ class Cache:
     def work(self, draft: Draft, ctx: Context) -> None:
         started = time.monotonic()
         model = self._load(ctx)
-        tokens = self._tokens(draft, model)
+        tokens = self.token_matrix(draft, model)
         if not self.stored:
             sample = _activations(model, tokens[:_MEDIAN_SEQUENCES], self.sites, self._batch())
             norms = {site: _norms(acts) for site, acts in sample.items()}
@@ -138,7 +138,7 @@ class Cache:
             raise InputError(f"--context {self.context} is longer than {self.model} was made for: at most {model.n_ctx}")
         return model
 
-    def _tokens(self, draft: Draft, model: Model) -> Tensor:
+    def token_matrix(self, draft: Draft, model: Model) -> Tensor:
         """The token matrix of the run, packed once."""
         path = draft.path / "tokens.safetensors"
         if not path.exists():
@@ -167,7 +167,7 @@ def _activations(model: Model, tokens: Tensor, sites: tuple[Site, ...], batch: i
     """Activations of the sequences, [seq, context, width] a site, in the model's dtype on the CPU."""
     out = {site: torch.empty(*tokens.shape, model.width(site), dtype=model.dtype) for site in sites}
     for start in range(0, len(tokens), batch):
-        for site, activation in record(model, tokens[start : start + batch], sites).items():
+        for site, activation in record(model, tokens[start : start + batch], sites, before=True).items():
             out[site][start : start + batch] = activation.flatten(2)
         if progress is not None:
             progress.update(tokens[start : start + batch].numel())

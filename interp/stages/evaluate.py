@@ -106,7 +106,12 @@ class _Group:
         store = trained[0].store
         config = store.run.config["config"]
         count = min(stages[0].sequences, store.n_seq - store.n_train)
-        return _Group(trained, count, load(config["model"], config["dtype"], ctx.device))
+        places = {tuple(sorted({*t.reads, *t.writes})) for t in trained}
+        model = load(config["model"], config["dtype"], ctx.device)
+        if model.codebooks and len(places) > 1:
+            raise InputError(f"{model.name} has bottlenecks, and without the one of another site it is another model; evaluate one by one")
+        # What a bottleneck costs is seen against the model without it, which holds for any dictionary in its place.
+        return _Group(trained, count, model.without(places.pop()) if model.codebooks else model)
 
     @property
     def store(self) -> Store:

@@ -5,9 +5,12 @@ x is cut into G chunks, one for each book of N codes C. With c_i the chosen code
     score_i = h . C_i / |C_i| (cosine) or h . C_i - |C_i|^2 / 2 (euclid)        x_hat = b_dec + mean or sum over the k best of C_i
     L = fvu + dead_coefficient * mean over dead codes of |C_i - h_r|^2 / d      h_r a random chunk of the batch
 
+with h the chunk of x - b_dec, or its affine LayerNorm (`norm`), whose scale codes and x_hat then have: nothing undoes the norm.
 The code is k-hot with the value 1/k (mean) or 1 (sum), so a codebook is a dictionary with block-diagonal directions: statistics, splicing
-and circuits treat it like any other. Codes start as k-means centres of a sample. Of the straight-through estimator only the codes' gradient
-is needed here, because activations that are read from a model are not trained.
+and circuits treat it like any other. Codes start as k-means centres of a sample, or as rows of it.
+
+Inside a model that is trained, `forward` is straight-through: `x_hat + h - stop(h)` hands the gradient of x_hat to the chosen codes and,
+unchanged, to h; with a LayerNorm it goes on through that to x.
 """
 
 import copy
@@ -38,7 +41,18 @@ DRAWS, ROUNDS = 16, 5
 class CodebookDictionary(nn.Module):
     """Books of codes and what they make of a vector."""
 
-    def __init__(self, d: int, books: int, codes: int, k: int, *, metric: str = "cosine", combine: str = "mean") -> None:
+    def __init__(
+        self,
+        d: int,
+        books: int,
+        codes: int,
+        k: int,
+        *,
+        metric: str = "cosine",
+        combine: str = "mean",
+        norm: bool = False,
+        eps: float = 1e-5,
+    ) -> None:
         """All codes start at 0. Raises InputError for sizes that cannot be."""
         super().__init__()
         if min(d, books, codes) < 1 or d % books:
@@ -49,6 +63,9 @@ class CodebookDictionary(nn.Module):
         self.d_dict, self.books, self.k, self.metric, self.combine = books * codes, books, k, metric, combine
         self.codebook = nn.Parameter(torch.zeros(books, codes, d // books))
         self.b_dec = nn.Parameter(torch.zeros(d))
+        self.norm, self.eps = norm, eps
+        if norm:
+            self.gain, self.shift = nn.Parameter(torch.ones(books, d // books)), nn.Parameter(torch.zeros(books, d // books))
 
     @property
     def value(self) -> float:
@@ -56,26 +73,30 @@ class CodebookDictionary(nn.Module):
         return 1 / self.k if self.combine == "mean" else 1.0
 
     def chunks(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch books d_book"]:
-        """Inputs less b_dec, cut for the books."""
-        return (x - self.b_dec).unflatten(-1, (self.books, -1))
+        """h: inputs less b_dec, cut for the books, each chunk normalised where there is a norm."""
+        h = (x - self.b_dec).unflatten(-1, (self.books, -1))
+        return nn.functional.layer_norm(h, h.shape[-1:], eps=self.eps) * self.gain + self.shift if self.norm else h
 
     @torch.no_grad()
-    def choose(self, x: Float[Tensor, "batch d"]) -> Int[Tensor, "batch chosen"]:
-        """The k best codes of each book, as latents: book * codes + code."""
-        h, codes = self.chunks(x), self.codebook.shape[1]
+    def choose(self, h: Float[Tensor, "batch books d_book"]) -> Int[Tensor, "batch chosen"]:
+        """The k best codes of each book for its chunk, as latents: book * codes + code."""
+        codes = self.codebook.shape[1]
         length = self.codebook.norm(dim=2)
         weight = self.codebook / length[..., None].clamp_min(1e-12) if self.metric == "cosine" else self.codebook
         bias = torch.zeros_like(length) if self.metric == "cosine" else -length.square() / 2
         found = [
-            torch.cat([select(torch.addmm(bias[g], part[:, g], weight[g].t()), self.k) + g * codes for g in range(self.books)], 1)
+            torch.cat([_best(torch.addmm(bias[g], part[:, g], weight[g].t()), self.k) + g * codes for g in range(self.books)], 1)
             for part in h.chunk(1 + len(h) * codes // SLAB)
         ]
         return torch.cat(found)
 
     def encode_sparse(self, x: Float[Tensor, "*batch d"]) -> Sparse:
         """The chosen codes, each with the same value."""
-        indices = self.choose(x.reshape(-1, self.d_in)).view(*x.shape[:-1], self.books * self.k)
-        return Sparse(torch.full(indices.shape, self.value, dtype=x.dtype, device=x.device), indices, self.d_dict)
+        return self._code(self.chunks(x))
+
+    def _code(self, h: Float[Tensor, "*batch books d_book"]) -> Sparse:
+        indices = self.choose(h.reshape(-1, *h.shape[-2:])).view(*h.shape[:-2], self.books * self.k)
+        return Sparse(torch.full(indices.shape, self.value, dtype=h.dtype, device=h.device), indices, self.d_dict)
 
     def encode(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d_dict"]:
         """The k-hot code."""
@@ -94,8 +115,16 @@ class CodebookDictionary(nn.Module):
         return out.view(*code.values.shape[:-1], self.d_out) + self.b_dec
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """The reconstruction."""
-        return self.decode_sparse(self.encode_sparse(x))
+        """The reconstruction, straight-through."""
+        return self.passage(x).y
+
+    def passage(self, x: Float[Tensor, "*batch d"]) -> "Passage":
+        """The reconstruction and all that a loss asks of the way to it."""
+        h = self.chunks(x)
+        code = self._code(h.detach())
+        y = self.decode_sparse(code)
+        # h - stop(h) is 0 and has the gradient 1: added after the codes, which keep theirs.
+        return Passage(y + (h - h.detach()).flatten(-2), h, code, (y - self.b_dec).unflatten(-1, (self.books, -1)))
 
     def reconstruct(self, x: Float[Tensor, "*batch d"], code: Sparse) -> Float[Tensor, "*batch d"]:
         """Decode the code of x."""
@@ -118,9 +147,8 @@ class CodebookDictionary(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """What a file has to say to build the dictionary again, beside its weights."""
-        return {"d": self.d_in, "books": self.books, "codes": self.codebook.shape[1]} | {
-            name: getattr(self, name) for name in ("k", "metric", "combine")
-        }
+        sizes = {"d": self.d_in, "books": self.books, "codes": self.codebook.shape[1]}
+        return sizes | {name: getattr(self, name) for name in ("k", "metric", "combine", *(("norm", "eps") if self.norm else ()))}
 
     @staticmethod
     def of_settings(settings: Mapping[str, Any]) -> "CodebookDictionary":
@@ -129,12 +157,31 @@ class CodebookDictionary(nn.Module):
 
     @torch.no_grad()
     def folded(self, norm: Normalisation) -> "CodebookDictionary":
-        """The same choice on raw activations: C <- C / s, b_dec <- m + b_dec / s, in float64."""
+        """The same choice on raw activations: C <- C / s, b_dec <- m + b_dec / s, and eps <- eps / s^2 in the norm, in float64.
+
+        Raises InputError for distances from normalised inputs, which know no scale: only the raw scale itself will do.
+        """
         folded = copy.deepcopy(self).double()
         scale = norm.scale_x.to(folded.b_dec)
+        if self.norm and self.metric == "euclid" and not bool((scale == 1).all()):
+            raise InputError("euclid distances after a norm cannot be written for raw activations; choose --metric cosine, or no norm")
+        folded.eps = self.eps / float(scale[0]) ** 2
         folded.codebook.div_(scale.view(self.books, 1, -1))
         folded.b_dec.div_(scale).add_(norm.mean_x.to(scale))
         return folded
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """One way through a codebook."""
+
+    y: Float[Tensor, "*batch d"]
+    """What replaces the input, straight-through."""
+    h: Float[Tensor, "*batch books d_book"]
+    """What was looked up."""
+    code: Sparse
+    found: Float[Tensor, "*batch books d_book"]
+    """What the codes say; its gradient reaches them alone."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +196,10 @@ class Codebook:
     """How near a code is."""
     combine: Literal["mean", "sum"] = "mean"
     """How chosen codes are put together."""
+    norm: bool = False
+    """LayerNorm before the lookup; codes then have its scale, and nothing undoes it."""
+    initial: Literal["kmeans", "data", "normal"] = "kmeans"
+    """What codes start as: k-means centres of inputs, inputs, or draws from N(0, 1)."""
     dead_coefficient: float = 1 / 32
     """Weight of the term that draws dead codes to random inputs."""
 
@@ -160,20 +211,22 @@ class Codebook:
             raise InputError("Codebook writes what it reads; leave out --write and --skip, or choose another architecture for a transcoder")
         if d_dict % self.books:
             raise InputError(f"a width of {d_dict} cannot be shared by {self.books} books; choose a multiple of {self.books}")
-        dictionary = CodebookDictionary(d_in, self.books, d_dict // self.books, self.k, metric=self.metric, combine=self.combine)
+        options = {"metric": self.metric, "combine": self.combine, "norm": self.norm}
+        dictionary = CodebookDictionary(d_in, self.books, d_dict // self.books, self.k, **options)
         torch.nn.init.normal_(dictionary.codebook, generator=torch.Generator().manual_seed(seed))
         return dictionary
 
     @torch.no_grad()
     def start(self, dictionary: CodebookDictionary, x: Float[Tensor, "tokens d"]) -> None:
-        """Codes become k-means centres of the sample, drawn by a seed taken from the codes. A sample with fewer rows changes nothing."""
+        """Codes become centres or rows of the sample, drawn by a seed taken from the codes. A sample with fewer rows changes nothing."""
         codes = dictionary.codebook.shape[1]
-        if len(x) < codes:
+        if len(x) < codes or self.initial == "normal":
             return
         generator = torch.Generator().manual_seed(int(dictionary.codebook[0, 0, 0].view(torch.int32)) & 0x7FFFFFFF)
         for g, h in enumerate(dictionary.chunks(x).cpu().unbind(1)):
-            centres = _drawn(h, codes, generator)
-            for _ in range(ROUNDS):
+            kmeans = self.initial == "kmeans"
+            centres = _drawn(h, codes, generator) if kmeans else h[torch.randperm(len(h), generator=generator)[:codes]]
+            for _ in range(ROUNDS if kmeans else 0):
                 centres = _means(h, centres)
             dictionary.codebook[g] = centres.to(dictionary.codebook)
 
@@ -200,6 +253,10 @@ class Codebook:
 
     def finish(self, dictionary: CodebookDictionary, x: Tensor) -> None:
         """Nothing is left to measure."""
+
+
+def _best(scores: Float[Tensor, "batch codes"], k: int) -> Int[Tensor, "batch k"]:
+    return scores.argmax(1, keepdim=True) if k == 1 else select(scores, k)
 
 
 def _drawn(h: Float[Tensor, "rows d"], n: int, generator: torch.Generator) -> Float[Tensor, "codes d"]:
