@@ -1,7 +1,5 @@
 """`interp search`: which codes or latents mark what a regular expression marks. Reads run folders, loads no model."""
 
-import dataclasses
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +9,12 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text as Line
+from rich.text import Text
 
-from interp import runs
-from interp.reading.index import Index, cache_of, described_text, described_tokens, vocabulary_of
-from interp.reading.search import FLOOR, By, Found, Scores, compared, marks
-from interp.reading.text import Text, Which, compiled
+from interp.reading import described
+from interp.reading.index import Index
+from interp.reading.search import FLOOR, By, Found, compared, marks
+from interp.reading.text import Which, compiled
 from interp.reading.topics import labels, topic_codes
 from interp.reading.words import Lexicon
 from interp.runs import Run
@@ -24,23 +22,23 @@ from interp.stages.base import Context
 from saes.errors import InputError
 
 _FIGURES = ("precision", "recall", "f1")
+_WORDS = 5
 
 
 @dataclass(frozen=True)
 class Search:
     """Precision, recall and F1 of every code or latent as a detector of what a regular expression captures.
 
-    `interp search RUN '(?:not|never) (\\w+)'`: the capture group marks tokens, all those that share a byte with it. Codes are chosen on one half of
-    the text and measured on the other, with intervals that allow for tokens of a text being alike. With `--within source` the group names
-    the topic of a document, from where it came: the codes of each topic.
+    The capture group marks tokens: those that share a byte with it. Codes are chosen on one half of the text and measured on the other,
+    with 95 % intervals that allow for tokens of a text being alike. With `--within source` the group names the topic of a document instead.
     """
 
     run: tyro.conf.Positional[str]
-    """A describe run; or what was described: a dictionary, or a cache run with all its dictionaries."""
+    """A describe run; or a dictionary, or a cache run: then all that was described of it is searched."""
     regex: tyro.conf.Positional[str]
-    """A regular expression as Python's `re` reads it, with one capture group, or none for the whole match."""
+    """A regular expression as Python's re reads them, with one capture group, or none for the whole match."""
     within: Literal["text", "source"] = "text"
-    """Search the text, or take what the regex captures of a document's source as its topic, for example '^([^/]+)/'."""
+    """text: mark tokens. source: what is captured of where a document comes from is its topic, for example '^([^/]+)/'."""
     which: Which = "all"
     """Which tokens of a capture count."""
     by: By = "f1"
@@ -48,7 +46,7 @@ class Search:
     floor: float = FLOOR
     """Recall that a code must have to be ranked by precision."""
     top: int = 20
-    """Codes to list, in all; of every topic with `--within source`."""
+    """Codes to list; with `--within source`, of each topic."""
 
     def __post_init__(self) -> None:
         if self.top < 1:
@@ -59,55 +57,106 @@ class Search:
 
     def __call__(self, ctx: Context) -> dict[str, Any] | None:
         started = time.monotonic()
-        described = described_runs(ctx, self.run)
-        found = self._topics(described) if self.within == "source" else self._text(described)
-        head = {"regex": self.regex, "within": self.within, "which": self.which, "by": self.by, "runs": [run.id for run in described]}
-        answer = {**head, **found, "seconds": round(time.monotonic() - started, 3)}
+        opened = [_Opened.of(run) for run in described.runs_of(ctx.root, self.run)]
+        rows = self._topics(opened) if self.within == "source" else self._text(opened)
+        tokens = max(each.index.n_tokens for each in opened)
+        head = {"regex": self.regex, "runs": [each.run.id for each in opened], "tokens": tokens, **rows}
+        answer = {**head, "seconds": round(time.monotonic() - started, 3)}
         if ctx.json:
             return answer
-        _print(answer)
+        _print(answer, self)
         return None
 
-    def _text(self, described: list[Run]) -> dict[str, Any]:
-        """Counts of marked tokens, and the best codes of all runs together."""
-        rows, texts, counted = [], {}, {}
-        for run in described:
-            index = Index.open(run)
-            key = (cache_of(run).id, len(index.keep))
-            if key not in texts:
-                text = texts[key] = described_text(run, len(index.keep))
-                counted[key] = marks(text, self.regex, self.which)
-            found = compared(index, counted[key])
-            rows += list(_rows(run, index, found, self))
-        marked = sum(int((mask & index.keep.ravel()).sum()) for mask in list(counted.values())[:1])
-        return {"tokens": index.n_tokens, "marked": marked, "best": _sorted(rows, self)}
+    def _text(self, opened: "list[_Opened]") -> dict[str, Any]:
+        """How many tokens are marked, and the best codes of all dictionaries together."""
+        rows, marked, masks = [], 0, {}
+        for each in opened:
+            if each.text not in masks:
+                masks[each.text] = marks(described.text_of(each.run, len(each.index.keep)), self.regex, self.which)
+            found = compared(each.index, masks[each.text])
+            rows, marked = rows + list(self._rows(each, found)), max(marked, int(found.marked.sum()))
+        return {"marked": marked, "best": self._best(rows)}
 
-    def _topics(self, described: list[Run]) -> dict[str, Any]:
-        """The best codes of each topic."""
-        best: dict[str, list[dict[str, Any]]] = {}
-        sizes: dict[str, int] = {}
-        for run in described:
-            index, topics = Index.open(run), labels(run, self.regex)
-            for topic, found in topic_codes(run, index, topics).items():
-                sizes[topic] = int(found.marked.sum())
-                best.setdefault(topic, []).extend(_rows(run, index, found, self))
-        rows = [{"topic": topic, "topic_tokens": sizes[topic], **row} for topic in best for row in _sorted(best[topic], self)]
-        return {"tokens": index.n_tokens, "topics": len(best), "best": rows}
+    def _topics(self, opened: "list[_Opened]") -> dict[str, Any]:
+        """The best codes of each topic, of all dictionaries together."""
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for each in opened:
+            doc_of = described.tokens_of(each.run, len(each.index.keep), "doc_of").ravel()
+            for topic, found in topic_codes(each.index, doc_of, labels(described.sources_of(each.run), self.regex)).items():
+                rows.setdefault(topic, []).extend({"topic": topic, "marked": int(found.marked.sum()), **r} for r in self._rows(each, found))
+        return {"topics": len(rows), "best": [row for found in rows.values() for row in self._best(found)]}
 
+    def _rows(self, each: "_Opened", found: Found) -> "Iterator[dict[str, Any]]":
+        """The best codes of one dictionary, each with its figures on the half that did not choose it."""
+        chosen, measured, everywhere = found.chosen, found.held_out, found.everywhere
+        for code in found.best(self.top, self.by, self.floor).tolist():
+            row = {"run": each.run.id, "site": each.site, "code": code, "hits": int(everywhere.hits[code])}
+            row |= {"active": int(everywhere.active[code]), "chosen": float(getattr(chosen, self.by).value[code])}
+            for name in _FIGURES:
+                shares = getattr(measured, name)
+                row |= {f"{name}{end}": _finite(getattr(shares, part)[code]) for end, part in _ENDS.items()}
+            yield row | {"words": each.words(code)}
 
-def described_runs(ctx: Context, name: str) -> list[Run]:
-    """The describe runs that a name stands for: itself, or the newest of every dictionary that was made from it, at any distance."""
-    run = runs.open_run(ctx.root, name)
-    if run.stage == "describe":
-        return [run]
-    newest = {d.config["parents"]["dictionary"]: d for d in reversed(runs.list_runs(ctx.root, "describe")) if _descends(d, run.id)}
-    if not newest:
-        made = "`interp train` makes dictionaries of it, `interp describe` describes them" if run.stage == "cache" else f"run `interp describe {run.id}`"
-        raise InputError(f"nothing that was made from {run.id} is described; {made}")
-    return sorted(newest.values(), key=lambda found: found.id)
+    def _best(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return sorted(rows, key=lambda row: -row["chosen"])[: self.top]
 
 
-def _descends(run: Run, ancestor: str) -> bool:
-    parents = run.config["parents"].values()
-    found = (runs.find_run(run.path.parent, name) for name in parents)
-    return ancestor in parents or any(_descends(parent, ancestor) for parent in found if parent)
+_ENDS = {"": "value", "_low": "low", "_high": "high"}
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A describe run with its index."""
+
+    run: Run
+    index: Index
+    lexicon: Lexicon
+
+    @staticmethod
+    def of(run: Run) -> "_Opened":
+        index = Index.open(run)
+        return _Opened(run, index, Lexicon(described.tokens_of(run, len(index.keep)).ravel(), index.keep.ravel()))
+
+    @property
+    def text(self) -> tuple[str, int]:
+        """What names the text: dictionaries of one cache share it."""
+        return described.cache_of(self.run).id, len(self.index.keep)
+
+    @property
+    def site(self) -> str:
+        return str(self.run.parent("dictionary").config["config"].get("site", ""))
+
+    def words(self, code: int) -> list[str]:
+        """The tokens with the highest lift under a code."""
+        words, texts = self.lexicon.under(self.index.codes.latents(code, code + 1)[0]), described.words_of(self.run)
+        return [texts[int(token)].as_py() for token in words.ids[words.by_lift(_WORDS)]]
+
+
+def _finite(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _print(answer: dict[str, Any], search: Search) -> None:
+    """The best codes as a table under a sentence."""
+    console, rows = Console(), answer["best"]
+    what = f"{answer['topics']} topics" if "topics" in answer else f"{answer['marked']:,} of {answer['tokens']:,} tokens marked"
+    console.print(
+        Text(f"{what} by {search.regex!r} in {answer['seconds']:.2f} s; chosen by {search.by} on one half, measured on the other")
+    )
+    if not rows:
+        console.print("no code is active there")
+        return
+    table = Table(box=None)
+    columns = [*(["topic"] if "topics" in answer else []), "code", "site", "hits", "active", *_FIGURES, "tokens by lift"]
+    for column in columns:
+        table.add_column(column, justify="right" if column in ("hits", "active") else "left")
+    for row in rows:
+        cells = {**row, "code": f"{row['run']}:f:{row['code']}", "tokens by lift": " ".join(map(repr, row["words"]))}
+        cells |= {name: _interval(row, name) for name in _FIGURES} | {name: f"{row[name]:,}" for name in ("hits", "active")}
+        table.add_row(*(Text(str(cells[column])) for column in columns))
+    console.print(table)
+
+
+def _interval(row: dict[str, Any], name: str) -> str:
+    value, low, high = (row[f"{name}{end}"] for end in _ENDS)
+    return "–" if value is None else f"{value:.3f} [{low:.2f}, {high:.2f}]"

@@ -19,7 +19,23 @@ from interp.reading.words import Lexicon
 from saes.errors import InputError
 
 # Whole words, pieces of characters, a lone surrogate in CESU-8, half an emoji, an id without bytes.
-RAW = [b"the", b" cat", b"caf", b"\xc3", b"\xa9", b" ", b"\xf0\x9f", b"\x98\x80", b"", b"\xed\xa0\x80", b"\n", b"12", "é".encode(), b"a", b"b"]
+RAW = [
+    b"the",
+    b" cat",
+    b"caf",
+    b"\xc3",
+    b"\xa9",
+    b" ",
+    b"\xf0\x9f",
+    b"\x98\x80",
+    b"",
+    b"\xed\xa0\x80",
+    b"\n",
+    b"12",
+    "é".encode(),
+    b"a",
+    b"b",
+]
 
 
 def bytes_of(spans: list[tuple[int, int]], text: str) -> list[tuple[int, int]]:
@@ -47,11 +63,26 @@ def literal(tokens: np.ndarray, pattern: str, which: str) -> np.ndarray:
     return marked.ravel()
 
 
-PATTERNS = [r"caf(é)", r"(é)", r"the( cat)", "(\U0001f600)", r"(\d+)", r"t(h)e", r"(x)?a", r"()a", r"a|b", r"(?<=the) (c.t)", r"^(\w+)", r"(.)$"]
+PATTERNS = [
+    r"caf(é)",
+    r"(é)",
+    r"the( cat)",
+    "(\U0001f600)",
+    r"(\d+)",
+    r"t(h)e",
+    r"(x)?a",
+    r"()a",
+    r"a|b",
+    r"(?<=the) (c.t)",
+    r"^(\w+)",
+    r"(.)$",
+]
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 30), st.sampled_from(PATTERNS), st.sampled_from(["all", "first", "last"]))
+@given(
+    st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 30), st.sampled_from(PATTERNS), st.sampled_from(["all", "first", "last"])
+)
 def test_captures_mark_the_tokens_that_share_a_byte_with_them(seed: int, n_seq: int, context: int, pattern: str, which):
     tokens = np.random.default_rng(seed).integers(0, len(RAW), (n_seq, context))
     np.testing.assert_array_equal(marks(Text.of(tokens, RAW), pattern, which), literal(tokens, pattern, which))
@@ -82,7 +113,12 @@ def test_a_capture_over_partial_characters_takes_all_their_tokens():
 
 @pytest.mark.parametrize(
     ("pattern", "sentence"),
-    [("(", "is no regular expression"), ("(a)(b)", "has 2 capture groups"), ("a" * 501, "at most 500"), ("[z-a]", "is no regular expression")],
+    [
+        ("(", "is no regular expression"),
+        ("(a)(b)", "has 2 capture groups"),
+        ("a" * 501, "at most 500"),
+        ("[z-a]", "is no regular expression"),
+    ],
 )
 def test_a_bad_pattern_is_refused_in_one_sentence(pattern: str, sentence: str):
     with pytest.raises(InputError, match=re.escape(sentence)):

@@ -8,7 +8,7 @@ came; memory holds one piece or the latents at hand, never tokens x d_dict. Merg
                                  position first to stop; positions count from first; offsets[i] : offsets[i + 1] is the slice of latent i;
                                  {rows int64 [stop - first + 1], latents int32 [n]}: the same the other way, the latents of each token
 
-Both ways lie on the disk because a question about a latent touches its tokens, and a question about some tokens their latents, and nothing else.
+Both ways lie on the disk, because a question about a latent needs its tokens alone, and a question about some tokens their latents alone.
 """
 
 import itertools
@@ -148,16 +148,15 @@ class Codes:
         parts = [_slice(first, offsets[start : stop + 1], file) for first, offsets, file in self._pieces]
         return [_joined(start + i, [(p[o[i] : o[i + 1]], v[o[i] : o[i + 1]]) for o, p, v in parts]) for i in range(stop - start)]
 
-    def active(self, positions: Int[np.ndarray, " token"]) -> tuple[Int[np.ndarray, " token"], Int[np.ndarray, " n"]]:
-        """How many latents are active at each of some ascending flat positions, and which, one token after the other."""
-        counts, found = [], []
+    def active(self, positions: Int[np.ndarray, " token"]) -> Int[np.ndarray, " n"]:
+        """The latents that are active at some ascending flat positions, one token after the other."""
+        found = []
         for first, stop, rows, latents in self._rows:
             low, high = np.searchsorted(positions, (first, stop))
             at = positions[low:high] - first
             starts, n = rows[at], rows[at + 1] - rows[at]
-            counts.append(n)
             found.append(latents[np.repeat(starts - np.cumsum(n) + n, n) + np.arange(n.sum())])
-        return np.concatenate(counts), np.concatenate(found)
+        return np.concatenate(found)
 
     def n_active_between(self, bounds: Int[np.ndarray, " bound"]) -> Int[np.ndarray, "group d_dict"]:
         """On how many tokens each latent is active, from each ascending flat position to the next."""

@@ -1,9 +1,9 @@
 """Precision, recall and F1 of all codes at once, with intervals that know that tokens of a text are not independent.
 
-Counts come in groups of consecutive sequences. A share is p = Σ t_g / Σ n_g. Its variance between groups, linearised (Cochran 1977, Sampling
-Techniques, eq. 3.34), is G / (G - 1) Σ (t_g - p n_g)² / n²; how many times that exceeds p (1 - p) / n is the design effect (Kish 1965), and
-n over the design effect is the number of independent tokens that would say as much. The interval is Wilson's (1927) for that number. A design
-effect below 1 counts as 1, so no interval is narrower than if tokens were independent.
+Counts come in groups of consecutive sequences. A share is p = Σ t_g / Σ n_g. Its variance between groups, linearised (Cochran 1977,
+Sampling Techniques, section 3.12), is G / (G - 1) Σ (t_g - p n_g)² / n². How many times that exceeds p (1 - p) / n is the design effect
+(Kish 1965), and n over the design effect is how many independent tokens would say as much. The interval is Wilson's (1927) for that
+number. A design effect below 1 counts as 1, so no interval is narrower than if tokens were independent.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which codes mark what a regular expression marks: precision, recall and F1 of every code, chosen on one half and measured on the other."""
+"""Which codes mark what a regular expression marks: precision, recall and F1, chosen on one half and measured on the other."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,7 +69,7 @@ class Found:
 
 def marks(text: Text, pattern: str, which: Which = "all") -> Bool[np.ndarray, " position"]:
     """The tokens that the capture group of a pattern covers. Raises InputError for a pattern that cannot be read."""
-    return text.covered(captures(pattern, text.rows, text.first_chars), which)
+    return text.covered(captures(pattern, text.rows), which)
 
 
 def compared(index: Index, marked: Bool[np.ndarray, " position"]) -> Found:

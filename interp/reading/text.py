@@ -1,14 +1,16 @@
 """The text of cached sequences, and which tokens a match in it covers, exact to the byte.
 
-A token need not be whole characters: `é` may be two tokens, and a sequence may begin in the middle of an emoji. Bytes that are no UTF-8 stand
-in the text as one lone surrogate each (PEP 383), so every character knows its bytes, and a token belongs to a match where they share a byte.
+A token need not be whole characters: `é` may be two tokens, and a sequence may begin in the middle of an emoji. Bytes that are no UTF-8
+stand in the text as one lone surrogate each (PEP 383), so every character knows its bytes, and a token belongs to a match that shares a
+byte with it.
 """
 
+import itertools
 import time
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from typing import Literal, get_args
 
 import numpy as np
@@ -38,11 +40,6 @@ class Text:
         lengths = np.fromiter(map(len, raw), np.int64, len(raw))
         joined = (b"".join(map(raw.__getitem__, row)) for row in tokens.tolist())
         return Text(tuple(row.decode("utf-8", "surrogateescape") for row in joined), lengths[tokens.ravel()])
-
-    @cached_property
-    def first_chars(self) -> list[int]:
-        """Where each sequence begins, in characters."""
-        return [0, *accumulate(map(len, self.rows))]
 
     @cached_property
     def char_starts(self) -> Int[np.ndarray, " char_and_one"]:
@@ -86,17 +83,21 @@ def compiled(pattern: str) -> regex.Pattern:
     return found
 
 
-def captures(pattern: str, rows: Sequence[str], starts: Sequence[int] | None = None, patience: float = PATIENCE) -> Int[np.ndarray, "n 2"]:
-    """Spans of the capture group in all matches, sequence by sequence, in characters of all sequences joined (or from `starts`).
+def captures(pattern: str, rows: Sequence[str], patience: float = PATIENCE) -> Int[np.ndarray, "n 2"]:
+    """Spans of the capture group in all matches, sequence by sequence, in characters of all sequences joined.
 
     A group that took no part in a match gives none. Raises InputError for a pattern that cannot be read, or is not done in time.
     """
-    found, first = compiled(pattern), [0, *accumulate(map(len, rows))] if starts is None else starts
-    group, end, spans = found.groups, time.monotonic() + patience, []
+    found, end = compiled(pattern), time.monotonic() + patience
+    flat, counts = array("q"), []
     try:
-        for begin, row in zip(first, rows, strict=False):
-            left = max(1e-3, end - time.monotonic())
-            spans += [(begin + a, begin + b) for a, b in (match.span(group) for match in found.finditer(row, timeout=left)) if a >= 0]
+        for row in rows:
+            before = len(flat)
+            matches = found.finditer(row, timeout=max(1e-3, end - time.monotonic()))
+            flat.extend(itertools.chain.from_iterable(match.span(found.groups) for match in matches))
+            counts.append((len(flat) - before) // 2)
     except TimeoutError:
         raise InputError(f"{pattern!r} takes more than {patience:g} s; write it without repeats inside repeats") from None
-    return np.array(spans, np.int64).reshape(-1, 2)
+    spans = np.array(flat, np.int64).reshape(-1, 2)
+    starts = np.cumsum([0, *map(len, rows)])[:-1]
+    return (spans + np.repeat(starts, counts)[:, None])[spans[:, 0] >= 0]

@@ -31,7 +31,7 @@ def together(index: Index, code: int, later: int = 0) -> Together:
     beside = positions + later
     inside = (beside // seq == positions // seq) & index.keep.ravel()[np.clip(beside, 0, index.keep.size - 1)]
     beside = beside[inside]
-    n = np.bincount(index.codes.active(beside)[1], minlength=index.n_codes)
+    n = np.bincount(index.codes.active(beside), minlength=index.n_codes)
     total, one, other = index.n_tokens, len(beside), index.active.sum(0).astype(float)
     deviation = np.sqrt(float(one) * (total - one) * other * (total - other))
     phi = np.divide(total * n - one * other, deviation, out=np.zeros(len(n)), where=deviation > 0)

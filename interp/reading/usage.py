@@ -14,9 +14,9 @@ class Usage:
     dead: int
     """Codes that were never active."""
     perplexity: float
-    """exp of the entropy of the shares of use: as many codes, used equally, would be as hard to guess. At most `codes`; 0 without any use."""
+    """exp of the entropy of the shares of use: so many codes, equally used, have that entropy. At most `codes`; 0 without any use."""
     top_share: float
-    """Share of all use that falls on the most used hundredth of the codes (one at least)."""
+    """Share of all use that falls on the most used hundredth of the codes, one at least."""
 
 
 def usage(n_active: Int[np.ndarray, " code"], books: int = 1) -> list[Usage]:
