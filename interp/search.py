@@ -90,8 +90,9 @@ class Search:
         """The best codes of one dictionary, each with its figures on the half that did not choose it."""
         chosen, measured, everywhere = found.chosen, found.held_out, found.everywhere
         for code in found.best(self.top, self.by, self.floor).tolist():
-            row = {"run": each.run.id, "site": each.site, "code": code, "hits": int(everywhere.hits[code])}
-            row |= {"active": int(everywhere.active[code]), "chosen": float(getattr(chosen, self.by).value[code])}
+            row = {"run": each.run.id, "site": each.site, "code": code, "chosen": float(getattr(chosen, self.by).value[code])}
+            row |= {"hits": int(measured.hits[code]), "active": int(measured.active[code])}
+            row |= {"hits_all": int(everywhere.hits[code]), "active_all": int(everywhere.active[code])}
             for name in _FIGURES:
                 shares = getattr(measured, name)
                 row |= {f"{name}{end}": _finite(getattr(shares, part)[code]) for end, part in _ENDS.items()}
@@ -139,6 +140,7 @@ def _finite(value: float) -> float | None:
 def _print(answer: dict[str, Any], search: Search) -> None:
     """The best codes as a table under a sentence."""
     console, rows = Console(), answer["best"]
+    console.width = max(console.width, 140)  # in a narrow terminal lines wrap; figures cut short would say nothing
     what = f"{answer['topics']} topics" if "topics" in answer else f"{answer['marked']:,} of {answer['tokens']:,} tokens marked"
     console.print(
         Text(f"{what} by {search.regex!r} in {answer['seconds']:.2f} s; chosen by {search.by} on one half, measured on the other")
@@ -147,9 +149,9 @@ def _print(answer: dict[str, Any], search: Search) -> None:
         console.print("no code is active there")
         return
     table = Table(box=None)
-    columns = [*(["topic"] if "topics" in answer else []), "code", "site", "hits", "active", *_FIGURES, "tokens by lift"]
-    for column in columns:
-        table.add_column(column, justify="right" if column in ("hits", "active") else "left")
+    columns = [*(["topic"] if "topics" in answer else []), "code", *(["site"] if len({row["site"] for row in rows}) > 1 else [])]
+    for column in (columns := [*columns, "hits", "active", *_FIGURES, "tokens by lift"]):
+        table.add_column(column, justify="right" if column in ("hits", "active") else "left", no_wrap=True, overflow="ellipsis")
     for row in rows:
         cells = {**row, "code": f"{row['run']}:f:{row['code']}", "tokens by lift": " ".join(map(repr, row["words"]))}
         cells |= {name: _interval(row, name) for name in _FIGURES} | {name: f"{row[name]:,}" for name in ("hits", "active")}
