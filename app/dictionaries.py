@@ -57,7 +57,7 @@ class Dictionary:
     @property
     def size(self) -> str:
         """`4,608 latents`."""
-        books = self._books
+        books = self.books
         return f"{self.width:,} {self.noun}s" + (f" in {books} books" if books > 1 else "") if self.width else f"? {self.noun}s"
 
     @property
@@ -84,8 +84,8 @@ class Dictionary:
         if self.kind == "CrossLayer" and self.width:
             layer = min(latent * len(self.reads) // self.width, len(self.reads) - 1)
             return f"layer {self.reads[layer].split('.')[0]}"
-        if self._books > 1 and self.width:
-            book, code = divmod(latent, self.width // self._books)
+        if self.books > 1 and self.width:
+            book, code = divmod(latent, self.width // self.books)
             return f"code {code} of book {book}"
         return ""
 
@@ -94,7 +94,7 @@ class Dictionary:
         return " · ".join(part for part in (f"{self.noun.capitalize()} {latent}", self.note(latent)) if part)
 
     @property
-    def _books(self) -> int:
+    def books(self) -> int:
         books = self.options.get("books")
         return books if self.kind == "Codebook" and isinstance(books, int) and 0 < books <= self.width else 1
 

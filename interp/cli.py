@@ -31,6 +31,7 @@ COMMANDS = {
     "codebook": ("interp.stages.codebook", "Bottlenecks", "codebooks inside a model, trained with it; each becomes a dictionary"),
     "eval": ("interp.stages.evaluate", "Evaluate", "FVU, L0, CE recovered, KL of dictionaries on held-out tokens"),
     "describe": ("interp.stages.describe", "Describe", "statistics, examples, logits and neighbours of every latent"),
+    "search": ("interp.search", "Search", "codes and latents that mark what a regular expression marks, with precision and recall"),
     "heads": ("interp.stages.heads", "Heads", "scores and patterns of every attention head"),
     "circuit": ("interp.stages.circuit", "Circuit", "which heads, MLPs or edges carry a task, and how faithfully"),
     "compare": ("interp.stages.compare", "Compare", "two circuits: what they share, and which does better on the same prompts"),
@@ -41,7 +42,7 @@ COMMANDS = {
 NEXT = {
     "cache": ("interp train {run} --k 32",),
     "train": ("interp eval {run}", "interp describe {run}"),
-    "describe": ("interp show {run}:f:0", "interp app"),
+    "describe": ("interp show {run}:f:0", "interp search {run} '(not|never)'", "interp app"),
     "heads": ("interp app",),
     "circuit": ("interp app", "interp compare {run} OTHER"),
 }

@@ -21,6 +21,7 @@ from interp import runs
 from interp.circuits.methods import METHODS
 from interp.circuits.names import Shape
 from interp.circuits.report import SCHEMAS
+from interp.features.codes import INDEX, KEPT, Entries, Writer
 from interp.runs import Draft, Run
 from interp.tasks import Ioi
 
@@ -345,6 +346,7 @@ def write_describe(
             save_file({**ids, **tables}, work.path / "logits.safetensors")
         cos = np.take_along_axis(cosines, near, 1).astype(np.float16)
         save_file({"ids": np.ascontiguousarray(near, np.int32), "cos": cos}, work.path / "neighbours.safetensors")
+        write_index(work.path / INDEX, acts, tokens)
         alive = (acts > 0).any(1)
         work.write_json(
             "summary.json",
@@ -359,6 +361,15 @@ def write_describe(
         f"interp describe {train.id}",
         fill,
     )
+
+
+def write_index(folder: Path, acts: np.ndarray, tokens: np.ndarray) -> None:
+    """The codes of all tokens, as `interp describe` keeps them."""
+    position, latent = np.nonzero(acts.T > 0)
+    writer = Writer(folder, len(acts))
+    writer.update(Entries(acts[latent, position], latent, position), tokens.size)
+    writer.flush(tokens.size)
+    save_file({"keep": np.ones(tokens.shape, bool)}, folder / KEPT)
 
 
 def write_heads(root: Path, rng: np.random.Generator, vocab: list[bytes], tokens: np.ndarray, length: int = 18) -> Run:

@@ -19,7 +19,15 @@ from interp.runs import Run, sha256
 from interp.viz.colours import DARK, LIGHT
 
 MAIN = Path(app.__file__).parent / "main.py"
-PAGES = {"runs": None, "explorer": "describe", "feature": "describe", "heads": "heads", "head": "heads", "circuit": "circuit"}
+PAGES = {
+    "runs": None,
+    "explorer": "describe",
+    "feature": "describe",
+    "codes": "describe",
+    "heads": "heads",
+    "head": "heads",
+    "circuit": "circuit",
+}
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +130,11 @@ def test_a_run_of_another_stage_is_refused(visit, family):
         ("explorer", "sort", "beauty", "choose one of latent"),
         ("explorer", "dens", "low", "write a number"),
         ("explorer", "page", "0", "whole number"),
+        ("codes", "c", str(WIDTH), f"from 0 to {WIDTH - 1}"),
+        ("codes", "by", "luck", "choose one of f1"),
+        ("codes", "which", "some", "choose one of all"),
+        ("codes", "rx", "(a", "is no regular expression"),
+        ("codes", "rx", "(a)(b)", "has 2 capture groups"),
         ("heads", "h", "99.0", "names no head"),
         ("heads", "metric", "charm", "choose one of previous_token"),
         ("head", "h", "x", "names no head"),

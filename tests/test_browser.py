@@ -151,6 +151,7 @@ def test_home_leads_to_the_features_and_back_returns(tab, family):
         ("runs", "sel={train}&m=fvu&y=kl", "Sparsity against fidelity"),
         ("explorer", "run={describe}&preset=dead&sort=nearest_cos&dens=-7&dens=-1", "lost capacity"),
         ("feature", "run={describe}&f=41&group=bands&width=short", "Latent 41"),
+        ("codes", "run={describe}&rx=( the)&by=recall&c=7", "tokens marked"),
         ("heads", "run={heads}&metric=previous_token&h=2.3", "Head 2.3"),
         ("head", "run={heads}&h=5.4&ex=1&q=3", "What token 3 attends to"),
         ("circuit", "run={circuit}&by=exact&n=7&scope=heads", "7 nodes by exact"),

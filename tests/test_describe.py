@@ -190,7 +190,7 @@ def test_batches_and_interruption_change_no_byte(described: Described, tmp_path:
         stage.work(draft, described.ctx)
     monkeypatch.setattr(codes, "write_piece", original)
     stage.work(draft, described.ctx)
-    assert len(codes.pieces(draft.path / "checkpoint")) > 5
+    assert len(codes.pieces(draft.path / codes.INDEX)) > 5
     for name in FILES:
         assert (draft.path / name).read_bytes() == described.run.file(name).read_bytes(), name
 

@@ -5,10 +5,14 @@ some latents joins their slices of all pieces: an external sort. Every statistic
 came; memory holds one piece or the latents at hand, never tokens x d_dict. Merging two corpora is reading both folders.
 
     <first>-<stop>.safetensors   {offsets [d_dict + 1], positions int32 [n], values float32 [n]}: compressed columns of the tokens from flat
-                                 position first to stop; positions count from first; offsets[i] : offsets[i + 1] is the slice of latent i
+                                 position first to stop; positions count from first; offsets[i] : offsets[i + 1] is the slice of latent i;
+                                 {rows int64 [stop - first + 1], latents int32 [n]}: the same the other way, the latents of each token
+
+Both ways lie on the disk, because a question about a latent needs its tokens alone, and a question about some tokens their latents alone.
 """
 
 import itertools
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +28,8 @@ from interp.runs import written
 
 # Entries (token, latent) of one piece: 50 MB on disk, about 200 MB while it is sorted.
 PIECE = 1 << 22
+# Folder of the pieces in a described run, and the file beside them that says which tokens count.
+INDEX, KEPT = "codes", "kept.safetensors"
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,9 @@ def write_piece(folder: Path, first: int, stop: int, d_dict: int, parts: list[En
     positions = np.concatenate([part.positions for part in parts]) - first
     columns = coo_array((values, (positions, latents)), shape=(stop - first, d_dict)).tocsc()
     columns.sort_indices()
+    rows = columns.tocsr()
     tensors = {"offsets": columns.indptr, "positions": columns.indices.astype(np.int32), "values": columns.data}
+    tensors |= {"rows": rows.indptr.astype(np.int64), "latents": rows.indices.astype(np.int32)}
     with written(folder / f"{first:012d}-{stop:012d}.safetensors") as aside:
         save_file(tensors, aside)
 
@@ -121,6 +129,12 @@ class Codes:
         files = [(first, safe_open(path, "np")) for first, _, path in found]
         return [(first, file.get_tensor("offsets"), file) for first, file in files]
 
+    @cached_property
+    def _rows(self) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
+        """(first, stop, rows, latents) of the pieces, mapped into memory."""
+        found = sorted(piece for folder in self.folders for piece in pieces(folder))
+        return [(first, stop, mapped(path, "rows"), mapped(path, "latents")) for first, stop, path in found]
+
     @property
     def d_dict(self) -> int:
         return len(self._pieces[0][1]) - 1
@@ -133,6 +147,36 @@ class Codes:
         """Latents start to stop with all their active tokens."""
         parts = [_slice(first, offsets[start : stop + 1], file) for first, offsets, file in self._pieces]
         return [_joined(start + i, [(p[o[i] : o[i + 1]], v[o[i] : o[i + 1]]) for o, p, v in parts]) for i in range(stop - start)]
+
+    def active(self, positions: Int[np.ndarray, " token"]) -> Int[np.ndarray, " n"]:
+        """The latents that are active at some ascending flat positions, one token after the other."""
+        found = []
+        for first, stop, rows, latents in self._rows:
+            low, high = np.searchsorted(positions, (first, stop))
+            at = positions[low:high] - first
+            starts, n = rows[at], rows[at + 1] - rows[at]
+            found.append(latents[np.repeat(starts - np.cumsum(n) + n, n) + np.arange(n.sum())])
+        return np.concatenate(found)
+
+    def n_active_between(self, bounds: Int[np.ndarray, " bound"]) -> Int[np.ndarray, "group d_dict"]:
+        """On how many tokens each latent is active, from each ascending flat position to the next."""
+        out = np.zeros((len(bounds) - 1, self.d_dict), np.int64)
+        for first, stop, rows, latents in self._rows:
+            cuts = rows[np.clip(bounds, first, stop) - first]
+            for group, (low, high) in enumerate(itertools.pairwise(cuts)):
+                if low < high:
+                    out[group] += np.bincount(latents[low:high], minlength=self.d_dict)
+        return out
+
+
+def mapped(path: Path, name: str) -> np.ndarray:
+    """One tensor of a safetensors file as it lies on the disk: only what is looked at is read."""
+    with path.open("rb") as file:
+        start = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(start))[name]
+    kind = {"I32": np.int32, "I64": np.int64, "BOOL": np.bool_}[entry["dtype"]]
+    shape = tuple(entry["shape"])
+    return np.memmap(path, kind, "r", 8 + start + entry["data_offsets"][0], shape) if all(shape) else np.zeros(shape, kind)
 
 
 def _joined(index: int, parts: list[tuple[np.ndarray, np.ndarray]]) -> Latent:

@@ -4,7 +4,8 @@
 2. Read them back 64 latents at a time: exact statistics, histograms, examples.
 3. From the weights alone: direct effect on logits, nearest decoder directions. The model serves this step only.
 
-The codes are scratch: the finished run holds tables of one row or a few dozen examples a latent.
+The tables hold one row or a few dozen examples a latent. The codes stay beside them as the index that `interp search` reads
+(`interp.reading`), with the tokens that count; with `--no-index` they are scratch.
 """
 
 import time
@@ -25,7 +26,7 @@ from torch import Tensor
 from interp import runs
 from interp.dictionaries import Trained
 from interp.features import examples, histogram, latents, logits, neighbours, stats, windows
-from interp.features.codes import PIECE, Codes, Latent
+from interp.features.codes import INDEX, KEPT, PIECE, Codes, Latent
 from interp.features.corpus import BATCH, Corpus
 from interp.features.examples import Occurrences, Quota
 from interp.features.latents import Geometry
@@ -58,6 +59,8 @@ class Describe:
     """How many examples of each kind a latent gets."""
     seed: int = 0
     """Seed of the sampled examples."""
+    index: bool = True
+    """Keep all sparse codes, for `interp search` and the Codes page."""
 
     def __post_init__(self) -> None:
         if self.tokens < 0:
@@ -81,9 +84,9 @@ class Describe:
             {
                 "dictionary": f"{self.dictionary}, {d_dict:,} latents on {joined(corpus.trained.reads)}, {probe.l0:.1f} active a token",
                 "tokens": f"{n:,} in {corpus.n_seq:,} sequences, each encoded once; {probe.tokens_per_s:,.0f} tokens/s by a probe",
-                "scratch": f"{8 * entries / 1e6:,.0f} MB of sparse codes, removed at the end",
+                "codes": f"{12 * entries / 1e6:,.0f} MB, {'kept as an index' if self.index else 'removed at the end'}",
             },
-            disk=int(8 * entries + d_dict * (90 * self.examples.total + 1200)),
+            disk=int(12 * entries + d_dict * (90 * self.examples.total + 1200)),
             memory=4 * model.n_parameters + 12 * max(BATCH, corpus.store.context * d_dict) + 48 * PIECE + 1500 * d_dict,
             seconds=n / probe.tokens_per_s + _SECONDS_PER_ENTRY * entries + (_SECONDS_PER_LATENT + probe.seconds_per_latent) * d_dict,
         )
@@ -92,7 +95,11 @@ class Describe:
         started = time.monotonic()
         corpus = self._corpus(ctx)
         metadata = self._metadata(ctx, corpus)
-        codes = corpus.encode(draft.path / "checkpoint")
+        folder = draft.path / (INDEX if self.index else "checkpoint")
+        codes = corpus.encode(folder)
+        if self.index:
+            with written(folder / KEPT) as aside:
+                save_file({"keep": torch.from_numpy(corpus.keep)}, aside)
         tables, activations = self._describe(draft.path / "examples.parquet", corpus, codes, metadata)
         geometry = Geometry.of(self._model(ctx), corpus.trained)
         table = latents.table(tables, geometry, metadata)
