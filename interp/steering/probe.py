@@ -24,14 +24,14 @@ class Probe:
     regression: LogisticRegression
 
     @staticmethod
-    def fit(texts: Sequence[Int[np.ndarray, " pos"]], labels: Int[np.ndarray, " text"], d_vocab: int) -> "Probe":
+    def fit(texts: Sequence[Int[np.ndarray, " _"]], labels: Int[np.ndarray, " text"], d_vocab: int) -> "Probe":
         """Train on token ids and class numbers; every class counts the same in all."""
         counts = _counts(texts, d_vocab)
         idf = np.log((1 + len(texts)) / (1 + np.bincount(counts.indices, minlength=d_vocab))) + 1
         regression = LogisticRegression(C=C, class_weight="balanced", max_iter=500)
         return Probe(idf, regression.fit(_weighted(counts, idf), labels))
 
-    def probabilities(self, texts: Sequence[Int[np.ndarray, " pos"]]) -> Float[np.ndarray, "text label"]:
+    def probabilities(self, texts: Sequence[Int[np.ndarray, " _"]]) -> Float[np.ndarray, "text label"]:
         """Probability of each class, in the order of their numbers."""
         return self.regression.predict_proba(_weighted(_counts(texts, len(self.idf)), self.idf))
 
@@ -61,7 +61,7 @@ def verdicts(
     return found
 
 
-def _counts(texts: Sequence[Int[np.ndarray, " pos"]], d_vocab: int) -> csr_array:
+def _counts(texts: Sequence[Int[np.ndarray, " _"]], d_vocab: int) -> csr_array:
     rows = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
     tokens = np.concatenate([*texts, np.zeros(0, np.int64)]).astype(np.int64)
     counts = csr_array((np.ones(len(tokens)), (rows, tokens)), shape=(len(texts), d_vocab))

@@ -62,7 +62,7 @@ class Labelled:
     """Texts of one length at most, each with the number of its topic; the last number is "other"."""
 
     names: tuple[str, ...]
-    texts: tuple[Int[np.ndarray, " pos"], ...]
+    texts: tuple[Int[np.ndarray, " _"], ...]
     labels: Int[np.ndarray, " text"]
 
     def half(self, which: int) -> "Labelled":
@@ -155,7 +155,7 @@ def use(model: Model, site: Site, dictionary: Module, given: Labelled, bos: int 
 
 
 def activations(
-    model: Model, site: Site, texts: Sequence[Int[np.ndarray, " pos"]], bos: int | None
+    model: Model, site: Site, texts: Sequence[Int[np.ndarray, " _"]], bos: int | None
 ) -> tuple[Float[Tensor, "text pos d"], Tensor]:
     """Activations of texts of several lengths, heads joined, and which of their positions are text. What is padded stands behind it."""
     first = [] if bos is None else [bos]
