@@ -248,7 +248,7 @@ def trained(tiny_llama, tmp_path_factory):
     )
     ctx = Context(root=root, device="cpu")
     cache = execute(Cache(model=str(tiny_llama), sites=(SITE,), text=f"files:{folder}", tokens=2048, context=32), ctx, say=print)
-    runs = [execute(Train(cache.id, architecture=a, width=32, epochs=1), ctx, say=print) for a in (Codebook(k=2), TopK(k=2))]
+    runs = [execute(Train(cache.id, architecture=a, width=32, epochs=1.0), ctx, say=print) for a in (Codebook(k=2), TopK(k=2))]
     return root, *(run.id for run in runs)
 
 

@@ -4,14 +4,15 @@ With x the activation, z = E(x) its code, D(z) = b + sum_i z_i d_i and the error
 
     x_m = D(m z + (1 - m) a) + m_e e + (1 - m_e) a_e
 
-at every position, and a, a_e what replaces them: code and error of the corrupt prompt (resample), their means over the corrupt prompts of the
-pair's group at that position (mean), or nothing (zero). All latents and the error are the clean run, whatever the dictionary. The score of a
-latent is the first-order change of the metric when it alone is ablated (sparse feature circuits, Marks et al. 2024, arXiv:2403.19647, eq. 2-4),
+at every position, and a, a_e what replaces them: code and error of the corrupt prompt (resample), their means over the corrupt prompts of
+the pair's group at that position (mean), or nothing (zero). All latents and the error are the clean run, whatever the dictionary. The
+score of a latent is the first-order change of the metric when it alone is ablated (sparse feature circuits, Marks et al. 2024, arXiv
+2403.19647, equations 2 to 4),
 
     s_i = sum_pos <g, d_i> (a_i - z_i)        s_e = sum_pos <g, a_e - e>
 
-with g the gradient of the metric at x, or its mean over `steps` points between x and the ablated x. Negative: it helps. Codes of a codebook are
-latents like any other.
+with g the gradient of the metric at x, or its mean over `steps` points between x and the ablated x. Negative: it helps. Codes of a
+codebook are latents like any other.
 """
 
 from collections.abc import Sequence
@@ -94,7 +95,7 @@ def metrics(model: Model, task: Task, pairs: Pairs, nodes: Latents, kept: Bool[T
 
 
 def scores(model: Model, task: Task, pairs: Pairs, nodes: Latents, steps: int = 1) -> Float[Tensor, "pair unit"]:
-    """First-order effect of ablating each unit alone; with `steps` points of the path from clean to ablated, they add up to the whole effect."""
+    """First-order effect of ablating each unit alone; along a path of many `steps` they add up to the effect of ablating everything."""
     total: Tensor = torch.zeros_like(nodes.x)
     away = nodes.changed(torch.zeros(1, nodes.n_units))[0] - nodes.x
     for step in range(steps):
