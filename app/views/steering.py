@@ -114,7 +114,7 @@ def _interval(row: dict[str, Any], name: str) -> str:
 
 
 def _texts(run: Run, topic: str, arm: str) -> None:
-    said = "Every token is lit by its loss under the unsteered model: the brighter, the less it would have said so. The prompt stands in front."
+    said = "A token is lit by its loss under the unsteered model: brighter is less likely. The prompt stands in front."
     with widgets.panel(f"Generations, {ARMS[arm][0]}", said, run, "generations.parquet"):
         vocab = session.read(readers.vocabulary, run)
         prompt = [Token(vocab.text(token)) for token in readers.summary(run).get("prompt", [])]
