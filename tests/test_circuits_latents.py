@@ -1,5 +1,7 @@
 """Circuits of latents and codes: identities, a float64 twin, and a compiled model whose true features are found."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,6 @@ from interp.sites import Site
 from interp.tasks.compiled import CompiledTask
 from saes.architectures import Relu, TopK
 from saes.architectures.codebook import CodebookDictionary
-from saes.errors import InputError
 
 SITE = Site(1, "resid_post")
 ABLATIONS = ("resample", "mean", "zero")
@@ -83,7 +84,8 @@ def test_scores_are_the_slope_of_the_metric_along_each_unit(tiny):
     pairs = TASK.pairs(None, 4, 2, None)
     nodes = latents(tiny, sae(), SITE, pairs, "resample")
     found = scores(tiny, TASK, pairs, nodes)
-    step = 1e-5
+    # Norms of transformers compute in float32, so a small step would measure their rounding.
+    step = 1e-2
     for unit in [*nodes.active.nonzero()[:5, 0].tolist(), nodes.n_units - 1]:
         values = []
         for sign in (1, -1):
@@ -91,7 +93,7 @@ def test_scores_are_the_slope_of_the_metric_along_each_unit(tiny):
             share[0, unit] -= sign * step
             with torch.no_grad(), patched(tiny, {SITE: lambda x, s=share: nodes.changed(s)[0]}):
                 values.append(clean_metric(tiny, TASK, pairs))
-        assert torch.allclose(found[:, unit], (values[0] - values[1]) / (2 * step), atol=1e-6)
+        assert torch.allclose(found[:, unit], (values[0] - values[1]) / (2 * step), atol=2e-3)
 
 
 def test_scores_along_a_fine_path_add_up_to_the_effect_of_ablating_everything(tiny):
@@ -116,12 +118,13 @@ def test_silent_latents_have_no_score_and_no_place_in_a_curve(tiny):
 @pytest.mark.parametrize("keep_error", [False, True])
 def test_a_curve_ends_at_the_whole_and_begins_at_nothing(tiny, keep_error):
     pairs = TASK.pairs(None, 24, 5, None)
+    with torch.no_grad():
+        logits = tiny(pairs.clean)[torch.arange(24), pairs.end]
+    # The model's own answers, so that ablation has something to lose.
+    pairs = replace(pairs, answer=logits.argmax(1), wrong=logits.argmin(1)[:, None])
     nodes = latents(tiny, sae(), SITE, pairs, "zero")
     effect = scores(tiny, TASK, pairs, nodes).mean(0)
-    try:
-        points = curve(tiny, TASK, pairs, nodes, "zero", effect, keep_error=keep_error)
-    except InputError:
-        pytest.skip("these random prompts have no effect to share")
+    points = curve(tiny, TASK, pairs, nodes, "zero", effect, keep_error=keep_error)
     own = [point for point in points if point.series == "method"]
     assert (own[0].faithfulness, own[-1].faithfulness) == (0, 1)
     assert own[-1].complement == pytest.approx(own[0].metric)
@@ -130,7 +133,7 @@ def test_a_curve_ends_at_the_whole_and_begins_at_nothing(tiny, keep_error):
 
 def feature_dictionary(width: int):
     """Latents that are the coordinates of the residual stream of a compiled model: its true features."""
-    dictionary = Relu().build(width, width, width).double()
+    dictionary = Relu(k=1).build(width, width, width).double()
     with torch.no_grad():
         for side in (dictionary.W_enc, dictionary.W_dec):
             side.copy_(torch.eye(width, dtype=torch.float64))
