@@ -23,10 +23,18 @@ from saes.errors import InputError
 
 P = ParamSpec("P")
 STYLE = Path(__file__).with_name("style.css")
-EXPLORERS = {"train": "runs", "describe": "explorer", "heads": "heads", "circuit": "circuit", "evaluate": "runs", "cache": ""}
+EXPLORERS = {
+    "train": "runs",
+    "describe": "explorer",
+    "heads": "heads",
+    "circuit": "circuit",
+    "evaluate": "runs",
+    "cache": "",
+    "steer": "steering",
+}
 MAKERS = {
     "cache": "interp cache --help", "train": "interp demo", "describe": "interp describe train-…", "evaluate": "interp eval train-…",
-    "heads": "interp heads --model smollm2", "circuit": "interp circuit ioi --model smollm2",
+    "heads": "interp heads --model smollm2", "steer": "interp steer train-…", "circuit": "interp circuit ioi --model smollm2",
 }  # fmt: skip
 
 
@@ -154,6 +162,9 @@ def title(run: Run) -> str:
         train = run.parent("dictionary")
         return f"{session.glance(readers.config, session.tokens_run(run)).get('model', '?')} · {dictionary(train).name}"
     config = session.glance(readers.config, run)
+    if run.stage == "steer":
+        model = session.glance(readers.summary, run).get("model", "?")
+        return f"{model} · {dictionary(run.parent('dictionary')).name} · {', '.join(one.partition('=')[0] for one in config['topics'])}"
     return " · ".join(part for part in (str(config.get("model", "?")), task_title(task(run)), method(run)) if part)
 
 

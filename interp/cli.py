@@ -35,6 +35,7 @@ COMMANDS = {
     "heads": ("interp.stages.heads", "Heads", "scores and patterns of every attention head"),
     "circuit": ("interp.stages.circuit", "Circuit", "which heads, MLPs or edges carry a task, and how faithfully"),
     "compare": ("interp.stages.compare", "Compare", "two circuits: what they share, and which does better on the same prompts"),
+    "steer": ("interp.stages.steer", "Steer", "generation steered by codes or latents: topic rate and fluency, arm by arm"),
     "runs": ("interp.show", "Runs", "list the runs"),
     "show": ("interp.show", "Show", "a run, latent or head in the terminal: RUN, RUN:f:41, RUN:h:5.1"),
     "app": ("interp.serve", "App", "the browser app"),
@@ -45,6 +46,7 @@ NEXT = {
     "describe": ("interp show {run}:f:0", "interp search {run} '(not|never)'", "interp app"),
     "heads": ("interp app",),
     "circuit": ("interp app", "interp compare {run} OTHER"),
+    "steer": ("interp app",),
 }
 # What Python and tyro say of a text that is no number.
 _NO_NUMBER = re.compile(r"(?:invalid literal|could not convert|no type matching).*?'([^']*)'", re.DOTALL)

@@ -23,11 +23,14 @@ from interp.circuits.names import Shape
 from interp.circuits.report import SCHEMAS
 from interp.features.codes import INDEX, KEPT, Entries, Writer
 from interp.runs import Draft, Run
+from interp.stages.steer import SCHEMAS as STEERING
 from interp.tasks import Ioi
 
 MODEL = "smollm2"
 CONTEXT, SEQUENCES, WIDTH, D_IN, DEAD = 64, 60, 192, 24, 12
 LAYERS, HEADS = 8, 6
+# A value and the two bounds of its interval.
+ENDS = ("", "_low", "_high")
 HOSTILE = (
     b"<script>window.pwned=1</script>",
     b"<img src=x onerror=window.pwned=1>",
@@ -69,6 +72,7 @@ class Family:
     circuit: Run
     edges: Run
     """A circuit run that scores edges."""
+    steer: Run
     acts: np.ndarray
     tokens: np.ndarray
 
@@ -542,6 +546,34 @@ def write_parquet(work: Draft, name: str, columns: dict[str, Any]) -> None:
     pq.write_table(pa.table({c: pa.array(columns[c], schema.field(c).type) for c in schema.names}, schema=schema), work.path / name)
 
 
+def write_steer(root: Path, rng: np.random.Generator, vocab: list[bytes], train: Run) -> Run:
+    """Two topics, three arms: what no arm says, one slot says sometimes and all slots say always."""
+    config = {"topics": ["ships=ships.txt", "grain=grain.txt"], "strength": 1.0, "prompt": "The keeper", "generations": 4, "length": 8}
+
+    def fill(work: Draft) -> None:
+        arms, made, latents = [], [], []
+        for topic in ("ships", "grain"):
+            for arm, hits in (("none", 0), ("one", 2), ("all", 4)):
+                figures = {
+                    f"{name}{end}": value for name, value in (("rate", hits / 4), ("loss", 3.0 + hits), ("distinct", 0.9)) for end in ENDS
+                }
+                arms.append({"topic": topic, "arm": arm, "n": 4, "latents": [3, 5][: hits // 2], **figures})
+                for i in range(4):
+                    tokens, loss = rng.integers(0, len(vocab), 8).tolist(), rng.uniform(0, 9, 8).tolist()
+                    said = {"said": topic if i < hits else "other", "probability": 0.6, "distinct": 0.9}
+                    made.append({"topic": topic, "arm": arm, "row": i, "tokens": tokens, "loss": loss, **said})
+            shares = {"phi": 0.4, "share_topic": 0.5, "share_other": 0.02, "level": 1.5}
+            latents += [{"topic": topic, "dictionary": train.id, "rank": i, "latent": n, **shares} for i, n in enumerate((3, 5))]
+        probe = [{"topic": t, "n_train": 30, "n_test": 30, "recall": 0.9, "false_rate": 0.03} for t in ("ships", "grain", "other")]
+        for name, rows in {"arms": arms, "generations": made, "latents": latents, "probe": probe}.items():
+            pq.write_table(pa.Table.from_pylist(rows, schema=STEERING[name]), work.path / f"{name}.parquet")
+        write_vocabulary(work, vocab)
+        head = {"model": MODEL, "site": "10.resid_post", "topics": 2, "generations": 4, "probe_accuracy": 0.91, "prompt": [0, 2]}
+        work.write_json("summary.json", head | {"rate_none": 0.0, "rate_one": 0.5, "rate_all": 1.0, "seconds": 2.0})
+
+    return make_run(root, "steer", config, {"dictionary": train.id}, f"interp steer {train.id}", fill)
+
+
 def write_family(root: Path, hostile: bool = False, seed: int = 0) -> Family:
     """Write the whole family under `root`; with `hostile`, its corpus and vocabulary hold markup, control characters and broken UTF-8."""
     rng = np.random.default_rng(seed)
@@ -556,7 +588,8 @@ def write_family(root: Path, hostile: bool = False, seed: int = 0) -> Family:
     heads, circuit = write_heads(root, rng, vocab, tokens), write_circuit(root, rng, vocab)
     edges = write_edge_circuit(root, rng, vocab)
     write_running(root, rng, cache)
-    return Family(root, cache, trains, evaluates, describe, heads, circuit, edges, acts, tokens)
+    steer = write_steer(root, rng, vocab, trains[2])
+    return Family(root, cache, trains, evaluates, describe, heads, circuit, edges, steer, acts, tokens)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ PAGES = {
     "heads": "heads",
     "head": "heads",
     "circuit": "circuit",
+    "steering": "steer",
 }
 
 
@@ -123,6 +124,10 @@ def test_a_run_of_another_stage_is_refused(visit, family):
     [
         ("feature", "f", str(WIDTH), f"from 0 to {WIDTH - 1}"),
         ("feature", "f", "abc", "whole number"),
+        ("steering", "topic", "cooking", "choose one of ships"),
+        ("steering", "arm", "two", "choose one of none"),
+        ("steering", "s", "many", "from 0 to 100"),
+        ("steering", "f", "4 x", "whole number"),
         ("feature", "f", "4.5", "whole number"),
         ("feature", "group", "botom", "choose one of top"),
         ("feature", "preset", "nice", "choose one of all"),
@@ -422,3 +427,13 @@ def test_the_server_listens_on_this_machine_only_and_sends_nothing_out():
 def test_page_and_pictures_have_the_same_colours(theme):
     config = tomllib.loads((MAIN.parent / ".streamlit" / "config.toml").read_text())["theme"][theme.name]
     assert (config["backgroundColor"], config["textColor"], config["primaryColor"]) == (theme.background, theme.text, theme.series[0])
+
+
+def test_the_steering_page_restores_its_view_and_writes_its_command(visit, family):
+    at = visit("steering", run=family.steer.id, topic="grain", arm="one", f="4 9", s="2.5", t="The <b>ship</b>")
+    drawn = text(at)
+    assert "Generations, one slot" in drawn
+    assert "held-out accuracy 0.91" in drawn
+    line = next(line for line in commands(at) if line.startswith("interp steer"))
+    assert line == f"interp steer {family.trains[2].id} --topics grain=grain.txt --latents 4 9 --strength 2.5 --prompt 'The <b>ship</b>'"
+    assert "<b>ship" not in drawn

@@ -135,6 +135,14 @@ class Model:
         with self._bottlenecks():
             return self.bridge(tokens.to(self.device), use_cache=False)
 
+    def step(self, tokens: Int[Tensor, "batch new"], past: Any = None) -> tuple[Float[Tensor, "batch new vocab"], Any]:
+        """Logits of tokens that follow those of `past`, and the keys and values of all so far: generation without computing anything twice.
+
+        The cache is transformers' own and is extended in place; sites fire for the new tokens alone.
+        """
+        with self._bottlenecks():
+            return self.bridge(tokens.to(self.device), past_key_values=past, use_cache=True, return_type="logits_and_cache")
+
     def forward_from(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos vocab"]:
         """Logits from the residual stream that enters `layer`; the layers before it are not run."""
         with _skipped(self.bridge, layer), self._bottlenecks():
@@ -318,6 +326,7 @@ def boot(name: str, revision: str, hf_model: Any, tokenizer: Any) -> Model:
         raise InputError(f"TransformerLens cannot boot {name} ({type(hf_model).__name__}): {str(error).splitlines()[0]}") from error
     bridge.requires_grad_(False)
     _plain_norms(bridge)
+    _find_caches(bridge)
     return Model(name, revision, bridge, tokenizer, parameters)
 
 
@@ -342,6 +351,22 @@ def _plain_norms(bridge: TransformerBridge) -> None:
     for module in bridge.modules():
         if isinstance(module, NormalizationBridge) and module.use_native_layernorm_autograd:
             module.__dict__["_hf_autograd_forward_with_hooks"] = module.original_component
+
+
+def _find_caches(bridge: TransformerBridge) -> None:
+    """Let attention find the cache of keys and values under the name that transformers gives it since 5.20.
+
+    TransformerLens 4.3 looks for `past_key_values`, finds nothing, and each new token attends to itself alone, without a word.
+    """
+    for block in bridge.blocks:
+        attention = block.attn
+        if hasattr(attention, "_update_kv_cache"):
+            attention.__dict__["_update_kv_cache"] = functools.partial(_updated, type(attention)._update_kv_cache, attention)
+
+
+def _updated(update: Any, attention: Any, k: Tensor, v: Tensor, **given: Any) -> tuple[Tensor, Tensor]:
+    found = next((given[name] for name in ("past_key_values", "layer_past", "cache") if given.get(name) is not None), None)
+    return update(attention, k, v, **given | {"past_key_values": found})
 
 
 @functools.lru_cache(maxsize=4)

@@ -58,7 +58,7 @@ class Stage(Protocol):
     NAME: ClassVar[str]
     """Name of the subcommand and of the run folders."""
     PARENTS: ClassVar[dict[str, str]]
-    """Fields that hold run names, each with the stage that it must come from."""
+    """Fields that hold run names, each with the stage that it must come from. A field that is None names none."""
 
     def identity(self, ctx: Context) -> dict[str, Any]:
         """What the result depends on beyond the fields: revisions of model and text."""
@@ -152,7 +152,8 @@ def _make(works: list[_Item], ctx: Context) -> bool:
 def resolved(stage: Stage, ctx: Context) -> tuple[dict[str, Any], dict[str, str]]:
     """Config and parents as they are hashed and saved; raises InputError for a parent of the wrong kind."""
     fields = {name: value for name, value in to_json(stage).items() if name not in getattr(stage, "FREE", ())}
-    parents = {name: runs.open_run(ctx.root, fields.pop(name), kind).id for name, kind in stage.PARENTS.items()}
+    given = {name: fields.pop(name) for name in stage.PARENTS}
+    parents = {name: runs.open_run(ctx.root, given[name], kind).id for name, kind in stage.PARENTS.items() if given[name] is not None}
     return {**fields, **to_json(stage.identity(ctx))}, parents
 
 
