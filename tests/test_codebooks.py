@@ -34,7 +34,7 @@ def _tokens(model: Model, n: int = 16, pos: int = 12, seed: int = 0):
 
 def _module(folder: Path, *, trained: bool, k: int = 2, codes: int = 24, sites=(Z, MLP), norm: bool = False) -> Bottlenecked:
     model = _model(folder)
-    kinds = {site: kind_at(model, site, codes=codes, k=k, norm=norm, initial="data") for site in sites}
+    kinds = {site: kind_at(model, site, codes=codes, k=k, norm="layer" if norm else "none", initial="data") for site in sites}
     return Bottlenecked(model, started(model, kinds, _tokens(model)), trained=trained)
 
 
@@ -46,7 +46,7 @@ def _config(**more) -> FitConfig:
 @pytest.mark.parametrize("combine", ["mean", "sum"])
 @pytest.mark.parametrize("norm", [False, True])
 def test_a_passage_and_its_gradients_equal_the_literal_twin(metric: str, combine: str, norm: bool):
-    book = Codebook(k=2, books=2, metric=metric, combine=combine, norm=norm).build(8, 8, 20, seed=1).double()  # pyright: ignore
+    book = Codebook(k=2, books=2, metric=metric, combine=combine, norm="layer" if norm else "none").build(8, 8, 20, seed=1).double()  # pyright: ignore
     if norm:
         torch.nn.init.normal_(book.gain)
         torch.nn.init.normal_(book.shift)

@@ -63,7 +63,7 @@ class Fsm:
 
     def codebooks(self, model: Model, folder: Path, seen: Callable[[Row], object] = lambda row: None) -> Model:
         """The model with codebooks, all its weights trained on; they are changed in place."""
-        options = {"k": 1, "norm": True, "initial": "data"}
+        options = {"k": 1, "norm": "layer", "initial": "data"}
         kinds = {s: kind_at(model, s, codes=self.mlp_codes if s.stream == "mlp_out" else self.head_codes, **options) for s in self.sites}
         books = started(model, kinds, self.machine.tokens(self.machine.walks(512, self._draw(2))), seed=self.seed)
         module = Bottlenecked(model, books, trained=True)

@@ -63,8 +63,8 @@ class Bottlenecks:
     """How chosen codes are put together."""
     metric: Literal["cosine", "euclid"] = "cosine"
     """How near a code is."""
-    norm: bool = False
-    """LayerNorm before the lookup: codes then have its scale, and the model has to learn to live with that."""
+    norm: Literal["none", "layer"] = "none"
+    """What comes before the lookup. After a LayerNorm codes have its scale, and the model has to learn to live with that."""
     initial: Initial = "kmeans"
     """What codes start as."""
     base: Literal["frozen", "finetuned", "scratch"] = "frozen"

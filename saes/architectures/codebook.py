@@ -164,7 +164,7 @@ class CodebookDictionary(nn.Module):
         folded = copy.deepcopy(self).double()
         scale = norm.scale_x.to(folded.b_dec)
         if self.norm and self.metric == "euclid" and not bool((scale == 1).all()):
-            raise InputError("euclid distances after a norm cannot be written for raw activations; choose --metric cosine, or no norm")
+            raise InputError("euclid distances after a norm cannot be written for raw activations; choose --metric cosine, or --norm none")
         folded.eps = self.eps / float(scale[0]) ** 2
         folded.codebook.div_(scale.view(self.books, 1, -1))
         folded.b_dec.div_(scale).add_(norm.mean_x.to(scale))
@@ -196,8 +196,8 @@ class Codebook:
     """How near a code is."""
     combine: Literal["mean", "sum"] = "mean"
     """How chosen codes are put together."""
-    norm: bool = False
-    """LayerNorm before the lookup; codes then have its scale, and nothing undoes it."""
+    norm: Literal["none", "layer"] = "none"
+    """What comes before the lookup. After a LayerNorm codes have its scale, and nothing undoes it."""
     initial: Literal["kmeans", "data", "normal"] = "kmeans"
     """What codes start as: k-means centres of inputs, inputs, or draws from N(0, 1)."""
     dead_coefficient: float = 1 / 32
@@ -211,7 +211,7 @@ class Codebook:
             raise InputError("Codebook writes what it reads; leave out --write and --skip, or choose another architecture for a transcoder")
         if d_dict % self.books:
             raise InputError(f"a width of {d_dict} cannot be shared by {self.books} books; choose a multiple of {self.books}")
-        options = {"metric": self.metric, "combine": self.combine, "norm": self.norm}
+        options = {"metric": self.metric, "combine": self.combine, "norm": self.norm == "layer"}
         dictionary = CodebookDictionary(d_in, self.books, d_dict // self.books, self.k, **options)
         torch.nn.init.normal_(dictionary.codebook, generator=torch.Generator().manual_seed(seed))
         return dictionary
