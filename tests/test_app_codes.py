@@ -61,7 +61,7 @@ def test_usage_of_the_page_is_that_of_the_activations(visit, family: Family):
     counts = (family.acts > 0).sum(1)
     p = counts[counts > 0] / counts.sum()
     drawn = text(visit(family.root, run=family.describe.id))
-    assert f"{float(np.exp(-(p * np.log(p)).sum())):.3g}" in drawn
+    assert f"{float(np.exp(-(p * np.log(p)).sum())):,.1f}" in drawn
     assert f"{(counts == 0).sum()} (" in drawn
 
 
