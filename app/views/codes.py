@@ -78,7 +78,7 @@ def _usage(run: Run, data: readers.Columns, words: Dictionary) -> None:
                 i,
                 f"{book.codes:,}",
                 f"{book.dead:,} ({percent(book.dead / book.codes)})",
-                meter(book.perplexity / book.codes, number(book.perplexity)),
+                meter(book.perplexity / book.codes, f"{book.perplexity:,.1f}"),
                 percent(book.top_share),
             )
             for i, book in enumerate(found[:MOST_BOOKS])
