@@ -122,7 +122,9 @@ def test_a_curve_ends_at_the_whole_and_begins_at_nothing(tiny, keep_error):
         logits = tiny(pairs.clean)[torch.arange(24), pairs.end]
     # The model's own answers, so that ablation has something to lose.
     pairs = replace(pairs, answer=logits.argmax(1), wrong=logits.argmin(1)[:, None])
-    nodes = latents(tiny, sae(), SITE, pairs, "zero")
+    dictionary = sae()
+    dictionary.W_dec.data *= 30
+    nodes = latents(tiny, dictionary, SITE, pairs, "zero")
     effect = scores(tiny, TASK, pairs, nodes).mean(0)
     points = curve(tiny, TASK, pairs, nodes, "zero", effect, keep_error=keep_error)
     own = [point for point in points if point.series == "method"]

@@ -49,7 +49,7 @@ def page() -> None:
     session.default("arm", "all" if "all" in names else names[0])
     first, second = st.columns(2)
     topic = first.selectbox("topic", topics, index=None, key="topic", bind="query-params") or topics[0]
-    arm = second.selectbox("arm", names, index=None, key="arm", bind="query-params", format_func=lambda name: ARMS[name][0]) or names[0]
+    arm = second.selectbox("arm", names, index=None, key="arm", bind="query-params") or names[0]
     _arms(run, [row for row in arms if row["topic"] == topic], arm)
     _texts(run, topic, arm)
     left, right = st.columns((3, 2))
