@@ -85,9 +85,7 @@ def test_nulls_become_values_of_their_type():
 def damaged(family: Family, tmp_path, name: str, content: bytes) -> Run:
     """A copy of the describe run in which one file has other content of the size that its manifest says."""
     path = tmp_path / family.describe.id
-    path.mkdir()
-    for file in family.describe.path.iterdir():
-        (path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(family.describe.path, path)
     (path / name).write_bytes(content)
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"][name]["size"] = len(content)
