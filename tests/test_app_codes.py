@@ -44,6 +44,7 @@ def text(at: AppTest) -> str:
     return "\n".join(str(block.proto.body) for block in at.get("html"))
 
 
+@pytest.mark.slow
 def test_a_search_counts_the_tokens_of_the_pattern_and_links_its_codes(visit, family: Family):
     at = visit(family.root, run=family.describe.id, rx=" (the) ", by="recall", c="7")
     vocab = vocabulary(True)

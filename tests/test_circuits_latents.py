@@ -96,6 +96,7 @@ def test_scores_are_the_slope_of_the_metric_along_each_unit(tiny):
         assert torch.allclose(found[:, unit], (values[0] - values[1]) / (2 * step), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_scores_along_a_fine_path_add_up_to_the_effect_of_ablating_everything(tiny):
     pairs = TASK.pairs(None, 4, 3, None)
     nodes = latents(tiny, sae(), SITE, pairs, "resample")

@@ -101,6 +101,7 @@ def test_the_loss_is_that_of_the_language_model_and_the_squared_errors(tiny_llam
     assert float(losses.terms["reconstruction"]) == pytest.approx(squares, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_frozen_model_keeps_its_weights_and_a_trained_one_does_not(tiny_llama: Path):
     for trained in (False, True):
         module = _module(tiny_llama, trained=trained)
@@ -139,6 +140,7 @@ def test_no_code_is_revived_near_the_end():
 
 
 @pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.slow
 def test_a_training_goes_on_to_the_bit_where_it_stopped(tiny_llama: Path, tmp_path: Path, trained: bool):
     def made() -> Bottlenecked:
         return _module(tiny_llama, trained=trained)
@@ -210,6 +212,7 @@ def test_usage_counts_every_choice(tiny_llama: Path):
 
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.slow
 def test_a_codebook_model_comes_back_from_its_folder(tiny_llama: Path, tmp_path: Path, own: bool, norm: bool):
     module = _module(tiny_llama, trained=own, norm=norm)
     if own:
@@ -253,6 +256,7 @@ def test_what_cannot_be_is_said_in_a_sentence(tiny_llama: Path):
         started(model, {MLP: kind_at(model, MLP, codes=500, k=1)}, _tokens(model))
 
 
+@pytest.mark.slow
 def test_books_that_are_copied_train_alike(tiny_llama: Path):
     """A module's training depends on nothing outside it."""
     a = _module(tiny_llama, trained=False)

@@ -252,6 +252,7 @@ def trained(tiny_llama, tmp_path_factory):
     return root, *(run.id for run in runs)
 
 
+@pytest.mark.slow
 def test_the_stage_writes_every_arm_of_every_topic(trained, capsys):
     root, book, other = trained
     line = f"steer {book} --sae {other} --topics ships=ships grain=grain --generations 4 --length 6 --texts 20 --prompt The --json"
