@@ -122,6 +122,18 @@ def panel(title: str, definition: str = "", source: Run | None = None, file: str
             st.html(element("p", "from ", element("code", origin), class_="source"))
 
 
+def opened(stage: str) -> Run | None:
+    """The run of a page, picked at its head beside where it comes from; None, and the empty state drawn, when there is none."""
+    if no_runs(stage):
+        return None
+    left, right = st.columns((5, 1), vertical_alignment="center")
+    with left:
+        run = pick_run(stage)
+    with right:
+        provenance(run)
+    return run
+
+
 def no_runs(stage: str) -> bool:
     """Draw the empty state when there is no run of a stage; true when it did."""
     if session.all_runs(stage):

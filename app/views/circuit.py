@@ -15,13 +15,9 @@ FIRST = {"node": 20, "edge": 200}
 @widgets.page("circuit", "Circuit", "Which heads, MLPs or edges a task needs, and how much of the behaviour they explain on their own.")
 def page() -> None:
     """Draw the page."""
-    if widgets.no_runs("circuit"):
+    run = widgets.opened("circuit")
+    if run is None:
         return
-    left, right = st.columns((5, 1), vertical_alignment="center")
-    with left:
-        run = widgets.pick_run("circuit")
-    with right:
-        widgets.provenance(run)
     nodes, unit = session.read(circuits.nodes_of, run), session.read(circuits.unit_of, run)
     if unit == "edge" and widgets.lacks(run, "edges.parquet", "edges"):
         return

@@ -24,13 +24,9 @@ EXAMPLE = r"(?:not|never)( \w+)"
 @widgets.page("codes", "Codes", "How the codes of a dictionary are used, what a regular expression finds among them, what one stands for.")
 def page() -> None:
     """Draw the page."""
-    if widgets.no_runs("describe"):
+    run = widgets.opened("describe")
+    if run is None:
         return
-    left, right = st.columns((5, 1), vertical_alignment="center")
-    with left:
-        run = widgets.pick_run("describe")
-    with right:
-        widgets.provenance(run)
     st.html(widgets.subject(run))
     data = session.read(readers.latents, run)
     given = session.query()

@@ -21,13 +21,9 @@ TOKENS = 5
 @widgets.page("explorer", "Explorer", "Every latent of a dictionary: filter, sort, open.")
 def page() -> None:
     """Draw the page."""
-    if widgets.no_runs("describe"):
+    run = widgets.opened("describe")
+    if run is None:
         return
-    left, right = st.columns((5, 1), vertical_alignment="center")
-    with left:
-        run = widgets.pick_run("describe")
-    with right:
-        widgets.provenance(run)
     st.html(widgets.subject(run))
     given = session.query()
     Selection.parse(session.parameters())

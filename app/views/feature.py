@@ -21,13 +21,9 @@ LISTED = 10
 @widgets.page("feature", "Feature", "One latent of a dictionary: where it fires, what it promotes, what is near it.")
 def page() -> None:
     """Draw the page."""
-    if widgets.no_runs("describe"):
+    run = widgets.opened("describe")
+    if run is None:
         return
-    left, right = st.columns((5, 1), vertical_alignment="center")
-    with left:
-        run = widgets.pick_run("describe")
-    with right:
-        widgets.provenance(run)
     data = session.read(readers.latents, run)
     given = session.query()
     chosen = Selection.parse(session.parameters())

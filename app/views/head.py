@@ -19,13 +19,9 @@ SEEKING = 0.3
 @widgets.page("head", "Head", "Where one attention head looks, token by token.")
 def page() -> None:
     """Draw the page."""
-    if widgets.no_runs("heads"):
+    run = widgets.opened("heads")
+    if run is None:
         return
-    left, right = st.columns((5, 1), vertical_alignment="center")
-    with left:
-        run = widgets.pick_run("heads")
-    with right:
-        widgets.provenance(run)
     scores = session.read(scores_of, run)
     layers, heads = shape(scores)
     titles = session.read(_titles, run)

@@ -30,13 +30,9 @@ STRENGTH = 1.0, 100.0
 @widgets.page("steering", "Steering", "Text generated with chosen codes forced or latents added: how often on the topic, and how fluent.")
 def page() -> None:
     """Draw the page."""
-    if widgets.no_runs("steer"):
+    run = widgets.opened("steer")
+    if run is None:
         return
-    left, right = st.columns((5, 1), vertical_alignment="center")
-    with left:
-        run = widgets.pick_run("steer")
-    with right:
-        widgets.provenance(run)
     arms = session.read(arm_rows, run)
     topics = list(dict.fromkeys(row["topic"] for row in arms))
     names = list(dict.fromkeys(row["arm"] for row in arms))

@@ -9,6 +9,7 @@ out heads that work against the metric. Rank the nodes on other examples than th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -49,15 +50,16 @@ class Point:
 
     series: str
     seed: int
-    unit: Unit
-    """What enters one by one: nodes or edges."""
+    unit: Unit | Literal["latent"]
+    """What enters one by one: nodes, edges, or the latents of a dictionary."""
     nodes: str
-    """heads: only heads may be ablated and every MLP runs. all: heads and MLPs, or every edge."""
+    """heads: only heads may be ablated and every MLP runs. all: heads and MLPs, or every edge. Of latents, kept: the error of the
+    dictionary runs in every circuit; all: it enters like a latent."""
     ablation: Ablation
     n: int
-    """Nodes or edges that were asked for."""
+    """Units that were asked for."""
     kept: int
-    """Edges of the circuit that lie on a path from an embedding to the logits."""
+    """Edges of the circuit that lie on a path from an embedding to the logits; of latents, all that were asked for."""
     share: float
     faithfulness: float
     low: float

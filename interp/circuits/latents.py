@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.circuits.faithfulness import faithfulness, ratio_intervals, require_effect, sizes
+from interp.circuits.faithfulness import Point, faithfulness, ratio_intervals, require_effect, sizes
 from interp.circuits.forward import ROWS, clean_metric, logits_at
 from interp.hooks import patched, record
 from interp.models.bridge import Model
@@ -109,26 +109,6 @@ def scores(model: Model, task: Task, pairs: Pairs, nodes: Latents, steps: int = 
     return torch.cat([(along * nodes.away).sum(1), (total * nodes.error_away).sum((1, 2))[:, None]], 1)
 
 
-@dataclass(frozen=True)
-class LatentPoint:
-    """One circuit of a curve; the columns are those of the circuit stage's curve.parquet."""
-
-    series: str
-    seed: int
-    unit: str
-    nodes: str
-    """all: the error enters like a latent. kept: it runs in every circuit."""
-    ablation: LatentAblation
-    n: int
-    kept: int
-    share: float
-    faithfulness: float
-    low: float
-    high: float
-    metric: float
-    complement: float | None
-
-
 def curve(
     model: Model,
     task: Task,
@@ -139,7 +119,7 @@ def curve(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     keep_error: bool = False,
-) -> list[LatentPoint]:
+) -> list[Point]:
     """Faithfulness of the n latents that help most, by scores from other pairs, and of random ones that are active here.
 
     Raises InputError when ablation changes nothing.
@@ -163,7 +143,7 @@ def curve(
     for row, (name, seed, n) in enumerate((name, seed, n) for name, seed, _ in series for n in counts):
         rest = metric[len(kept) + row].mean().item() if name == "method" else None
         where = (name, seed, "latent", "kept" if keep_error else "all", ablation, n, n, n / len(ranked))
-        points.append(LatentPoint(*where, f[row].item(), low[row].item(), high[row].item(), metric[row].mean().item(), rest))
+        points.append(Point(*where, f[row].item(), low[row].item(), high[row].item(), metric[row].mean().item(), rest))
     return points
 
 
