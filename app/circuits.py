@@ -18,6 +18,7 @@ _SCORES = tuple(f"{name}{end}" for name in BY for end in ("", "_low", "_high"))
 NEEDED = {
     "nodes.parquet": ("node", "kind", "layer", "head", *_SCORES),
     "edges.parquet": ("source", "destination", *_SCORES, "same_sign", "p_adjusted"),
+    "latents.parquet": ("latent", *_SCORES, "same_sign"),
     "curve.parquet": (
         "series", "seed", "nodes", "ablation", "n", "kept", "share", "faithfulness", "low", "high", "metric", "complement",
     ),

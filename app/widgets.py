@@ -24,17 +24,12 @@ from saes.errors import InputError
 P = ParamSpec("P")
 STYLE = Path(__file__).with_name("style.css")
 EXPLORERS = {
-    "train": "runs",
-    "describe": "explorer",
-    "heads": "heads",
-    "circuit": "circuit",
-    "evaluate": "runs",
-    "cache": "",
-    "steer": "steering",
-}
+    "train": "runs", "describe": "explorer", "heads": "heads", "circuit": "circuit", "latents": "latents", "steer": "steering",
+}  # fmt: skip
 MAKERS = {
     "cache": "interp cache --help", "train": "interp demo", "describe": "interp describe train-…", "evaluate": "interp eval train-…",
-    "heads": "interp heads --model smollm2", "steer": "interp steer train-…", "circuit": "interp circuit ioi --model smollm2",
+    "heads": "interp heads --model smollm2", "steer": "interp steer train-…", "latents": "interp latents train-… ioi",
+    "circuit": "interp circuit ioi --model smollm2",
 }  # fmt: skip
 
 
@@ -79,12 +74,8 @@ def problem(error: InputError) -> None:
 
 def alternatives() -> None:
     """Where to go from a page that cannot be shown."""
-    found = [run for run in session.all_runs() if EXPLORERS[run.stage]] if session.root().is_dir() else []
-    links = [
-        anchor(EXPLORERS[run.stage], run.id, **{"sel" if run.stage == "train" else "run": run.id})
-        for run in found
-        if run.stage != "evaluate"
-    ]
+    found = [run for run in session.all_runs() if run.stage in EXPLORERS] if session.root().is_dir() else []
+    links = [anchor(EXPLORERS[run.stage], run.id, **{"sel" if run.stage == "train" else "run": run.id}) for run in found]
     st.html(element("p", "Runs that can be opened: ", join(links[:12], " · ") if links else "none yet", class_="quiet"))
 
 
@@ -174,6 +165,9 @@ def title(run: Run) -> str:
         train = run.parent("dictionary")
         return f"{session.glance(readers.config, session.tokens_run(run)).get('model', '?')} · {dictionary(train).name}"
     config = session.glance(readers.config, run)
+    if run.stage == "latents":
+        model = session.glance(readers.summary, run).get("model", "?")
+        return f"{model} · {dictionary(run.parent('dictionary')).name} · {task_title(task(run))}"
     if run.stage == "steer":
         model = session.glance(readers.summary, run).get("model", "?")
         return f"{model} · {dictionary(run.parent('dictionary')).name} · {', '.join(one.partition('=')[0] for one in config['topics'])}"

@@ -272,7 +272,8 @@ def write_rows(bench: Bench, run: Run, path: Path) -> tuple[int, int]:
     site = names.get(bench.site) if bench.site else store.sites[0]
     if site is None:
         raise InputError(f"{run.id} holds no {bench.site}; it holds {', '.join(names)}")
-    order, held_out = store.order(site, seed=0), store.order(site, seed=0, part="held_out").pool
+    store = Store.open(run, site)
+    order, held_out = store.order(seed=0), store.order(seed=0, part="held_out").pool
     steps, n = bench.tokens // bench.quality_batch, len(order.pool)
     if not n or not len(held_out):
         raise InputError(f"{run.id} has {n} rows to train on and {len(held_out)} held out; make a larger one with `interp cache`")
@@ -284,7 +285,7 @@ def write_rows(bench: Bench, run: Run, path: Path) -> tuple[int, int]:
         "held_out": store.rows(site, held_out),
         "order": torch.searchsorted(torch.from_numpy(order.pool), flat),
         "mean": norm.mean_x,
-        "scale": torch.tensor(norm.scale_x),
+        "scale": torch.as_tensor(norm.scale_x),
     }
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     return sample.shape[1], steps

@@ -34,6 +34,7 @@ COMMANDS = {
     "search": ("interp.search", "Search", "codes and latents that mark what a regular expression marks, with precision and recall"),
     "heads": ("interp.stages.heads", "Heads", "scores and patterns of every attention head"),
     "circuit": ("interp.stages.circuit", "Circuit", "which heads, MLPs or edges carry a task, and how faithfully"),
+    "latents": ("interp.stages.latents", "Latents", "which latents or codes of a dictionary carry a task, and how faithfully"),
     "compare": ("interp.stages.compare", "Compare", "two circuits: what they share, and which does better on the same prompts"),
     "steer": ("interp.stages.steer", "Steer", "generation steered by codes or latents: topic rate and fluency, arm by arm"),
     "runs": ("interp.show", "Runs", "list the runs"),
@@ -46,6 +47,7 @@ NEXT = {
     "describe": ("interp show {run}:f:0", "interp search {run} '(not|never)'", "interp app"),
     "heads": ("interp app",),
     "circuit": ("interp app", "interp compare {run} OTHER"),
+    "latents": ("interp app",),
     "steer": ("interp app",),
 }
 # What Python and tyro say of a text that is no number.

@@ -8,12 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import runs
-from interp.models import device_of
+from interp.models import device_of, source
 from interp.runs import Run
 from interp.sites import Site
 from interp.store import Store
 from saes import files
 from saes.architectures import Module
+from saes.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,18 @@ class Trained:
             return x, x
         both = self.store.sequences(self.reads + self.writes, start, stop)
         return torch.split(both, [self.dictionary.d_in, self.dictionary.d_out], -1)  # pyright: ignore[reportReturnType]
+
+
+def model_revision(train: Run) -> str:
+    """The revision of the model that a train run's dictionary is of; raises InputError when the model is another one by now."""
+    cache = train.parent("store").config["config"]
+    revision = source(cache["model"]).revision()
+    if revision != cache["model_revision"]:
+        raise InputError(
+            f"{train.id} was trained on {cache['model']} at {cache['model_revision']}, but that model is now {revision}: "
+            f"bring the old model back, or run `interp cache` and `interp train` again"
+        )
+    return revision
 
 
 def sites_of(train: Run) -> tuple[tuple[Site, ...], tuple[Site, ...]]:

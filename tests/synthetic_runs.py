@@ -72,6 +72,7 @@ class Family:
     circuit: Run
     edges: Run
     """A circuit run that scores edges."""
+    latents: Run
     steer: Run
     acts: np.ndarray
     tokens: np.ndarray
@@ -546,6 +547,26 @@ def write_parquet(work: Draft, name: str, columns: dict[str, Any]) -> None:
     pq.write_table(pa.table({c: pa.array(columns[c], schema.field(c).type) for c in schema.names}, schema=schema), work.path / name)
 
 
+def write_latents(root: Path, rng: np.random.Generator, vocab: list[bytes], train: Run) -> Run:
+    """A circuit of latents: forty of them and the error, every second one ablated exactly, the last ones silent."""
+    score = np.sort(rng.standard_t(2, 41) * 0.12 - 0.05).astype(np.float32)
+    exact = np.where(np.arange(41) % 2, np.nan, score * 0.9).astype(np.float32)
+    config = {"task": "ioi", "ablation": "resample", "pairs": 32, "keep_error": False}
+
+    def fill(work: Draft) -> None:
+        scores = _scores({"score": (score, 0.03), "exact": (exact, 0.04)}, 41)
+        write_parquet(work, "latents.parquet", {"latent": [-1, *range(3, 43)], **scores, "same_sign": rng.uniform(0.5, 1, 41)})
+        curves = _curve_rows("latent", "all", "resample", 41, {"method": 6.0, "random": 1.0})
+        write_parquet(work, "curve.parquet", {name: [row[name] for row in curves] for name in curves[0]})
+        _write_prompts(work, vocab)
+        figures = {"model": MODEL, "site": "10.resid_post", "active_latents": 40, "top": 20, "faithfulness": 0.53, "faithfulness_low": 0.42}
+        figures |= {"faithfulness_high": 0.64, "faithfulness_random": 0.02, "latents_for_80_percent": 35, "effect_of_all": -3.7}
+        figures |= {"effect_of_error": -1.9, "pearson": 0.96, "same_sign": 0.84, "audited": 20, "metric_clean": 3.7, "metric_corrupt": -0.1}
+        work.write_json("summary.json", figures | {"about": _circuit_head("attribution", "node")["about"]})
+
+    return make_run(root, "latents", config, {"dictionary": train.id}, f"interp latents {train.id} ioi", fill)
+
+
 def write_steer(root: Path, rng: np.random.Generator, vocab: list[bytes], train: Run) -> Run:
     """Two topics, three arms: what no arm says, one slot says sometimes and all slots say always."""
     config = {"topics": ["ships=ships.txt", "grain=grain.txt"], "strength": 1.0, "prompt": "The keeper", "generations": 4, "length": 8}
@@ -588,8 +609,8 @@ def write_family(root: Path, hostile: bool = False, seed: int = 0) -> Family:
     heads, circuit = write_heads(root, rng, vocab, tokens), write_circuit(root, rng, vocab)
     edges = write_edge_circuit(root, rng, vocab)
     write_running(root, rng, cache)
-    steer = write_steer(root, rng, vocab, trains[2])
-    return Family(root, cache, trains, evaluates, describe, heads, circuit, edges, steer, acts, tokens)
+    steer, latents = write_steer(root, rng, vocab, trains[2]), write_latents(root, rng, vocab, trains[2])
+    return Family(root, cache, trains, evaluates, describe, heads, circuit, edges, latents, steer, acts, tokens)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ PAGES = {
     "heads": "heads",
     "head": "heads",
     "circuit": "circuit",
+    "latents": "latents",
     "steering": "steer",
 }
 
@@ -125,6 +126,7 @@ def test_a_run_of_another_stage_is_refused(visit, family):
         ("feature", "f", str(WIDTH), f"from 0 to {WIDTH - 1}"),
         ("feature", "f", "abc", "whole number"),
         ("steering", "topic", "cooking", "choose one of ships"),
+        ("latents", "n", "0", "from 1 to 41"),
         ("steering", "arm", "two", "choose one of none"),
         ("steering", "s", "many", "from 0 to 100"),
         ("steering", "f", "4 x", "whole number"),
@@ -437,3 +439,15 @@ def test_the_steering_page_restores_its_view_and_writes_its_command(visit, famil
     line = next(line for line in commands(at) if line.startswith("interp steer"))
     assert line == f"interp steer {family.trains[2].id} --topics grain=grain.txt --latents 4 9 --strength 2.5 --prompt 'The <b>ship</b>'"
     assert "<b>ship" not in drawn
+
+
+def test_the_latents_page_leads_to_the_latents_and_says_what_the_error_carries(visit, family):
+    at = visit("latents", run=family.latents.id, n="5")
+    drawn = text(at)
+    assert at.slider(key="n").value == 5
+    assert "The circuit in view (5)" in drawn
+    assert "<b>error</b>" in drawn
+    assert f"feature?run={family.describe.id}&amp;f=6" in drawn
+    assert "f=7" not in drawn
+    assert "-3.70 and -1.90" in drawn.replace("−", "-")
+    assert "The error enters like a latent" in drawn

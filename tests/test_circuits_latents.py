@@ -10,7 +10,8 @@ from test_circuits_toy import Toy, double
 
 from interp.circuits.forward import clean_metric, corrupt_metric
 from interp.circuits.latents import Latents, curve, latents, metrics, scores
-from interp.hooks import patched
+from interp.circuits.latents import exact as audit
+from interp.hooks import patched, record
 from interp.models.bridge import Model
 from interp.models.compiled import compile
 from interp.models.compiled.programs import program
@@ -67,8 +68,6 @@ def test_a_circuit_equals_the_literal_sum_latent_by_latent(tiny, make):
     nodes = latents(tiny, dictionary, SITE, pairs, "resample")
     kept = torch.rand(3, nodes.n_units, generator=torch.Generator().manual_seed(0)) < 0.5
     found = nodes.changed(kept.double())
-    from interp.hooks import record
-
     clean, corrupt = (record(tiny, tokens, [SITE])[SITE] for tokens in (pairs.clean, pairs.corrupt))
     directions = dictionary.directions()
     for mask, rows in zip(kept, found, strict=True):
@@ -171,3 +170,32 @@ def test_the_true_features_of_a_compiled_model_are_found(name):
     enough = next(p for p in points if p.n >= true.sum())
     assert enough.faithfulness == pytest.approx(1, abs=1e-6)
     assert np.isfinite([p.low for p in points]).all()
+
+
+def test_codes_of_a_bottleneck_are_what_the_model_computes_with(tiny):
+    book = codes()
+    model, pairs = tiny.with_codebooks({SITE: book}), TASK.pairs(None, 6, 0, None)
+    nodes = latents(model, book, SITE, pairs, "resample")
+    before = record(model, pairs.clean, [SITE], before=True)[SITE]
+    assert torch.allclose(nodes.x, book.decode(book.encode(before)))
+    assert float(nodes.error_away.abs().max()) < 1e-12
+    every = torch.ones(1, nodes.n_units, dtype=torch.bool)
+    full, empty = metrics(model, TASK, pairs, nodes, torch.cat([every, ~every]))
+    assert torch.allclose(full, clean_metric(model, TASK, pairs), atol=1e-5)
+    assert torch.allclose(empty, corrupt_metric(model, TASK, pairs), atol=1e-5)
+
+
+def test_the_audit_ablates_each_alone(tiny):
+    pairs = TASK.pairs(None, 6, 0, None)
+    nodes = latents(tiny, sae(), SITE, pairs, "resample")
+    effect = scores(tiny, TASK, pairs, nodes).mean(0)
+    which, found = audit(tiny, TASK, pairs, nodes, effect, 6, seed=0)
+    assert which[-1] == nodes.n_units - 1
+    assert len(set(which.tolist())) == 7
+    strongest = effect[:-1].abs().argsort(descending=True)[:3].tolist()
+    assert which[:3].tolist() == strongest
+    for unit, own in zip(which.tolist(), found.T, strict=True):
+        kept = torch.ones(2, nodes.n_units, dtype=torch.bool)
+        kept[0, unit] = False
+        without, whole = metrics(tiny, TASK, pairs, nodes, kept)
+        assert torch.allclose(own, without - whole, atol=1e-6)

@@ -76,13 +76,14 @@ def strata(graph: Graph) -> list[str]:
 def agreement(scores: Scores, exact: Audit) -> dict[str, Any]:
     """How scores agree with exact effects: over all, and for heads and MLPs or by the kind of edge. None where a side is constant."""
     guess, truth = (x.double().numpy() for x in (scores.mean[exact.which], exact.mean))
-    figures = {"audited": len(truth), **_figures(guess, truth)}
+    figures = {"audited": len(truth), **compared(guess, truth)}
     for label, rows in _parts(scores, exact):
         figures[f"pearson_{label}"] = pearson(guess[rows], truth[rows])
     return figures
 
 
-def _figures(guess: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+def compared(guess: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Correlation of values and of ranks, and how often the signs agree where there is an effect."""
     moved = np.abs(truth) > 1e-6
     return {
         "pearson": pearson(guess, truth),

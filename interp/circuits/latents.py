@@ -27,6 +27,7 @@ from interp.circuits.faithfulness import Point, faithfulness, ratio_intervals, r
 from interp.circuits.forward import ROWS, clean_metric, logits_at
 from interp.hooks import patched, record
 from interp.models.bridge import Model
+from interp.progress import bar
 from interp.sites import Site
 from interp.tasks import Pairs, Task
 from saes.dictionary import Dictionary
@@ -69,11 +70,9 @@ class Latents:
 def latents(model: Model, dictionary: Dictionary, site: Site, pairs: Pairs, ablation: LatentAblation) -> Latents:
     """Encode clean and corrupt prompts."""
     start = Site(site.layer, "resid_pre")
-    found = record(model, pairs.clean, [start, site])
-    x, other = (tensor.flatten(2) for tensor in (found[site], record(model, pairs.corrupt, [site])[site]))
-    # The dictionary computes in its own type; what it leaves over is in the model's.
-    kind = next(iter(dictionary.parameters())).dtype  # pyright: ignore[reportAttributeAccessIssue]
-    (z, e), (a, a_e) = (_split(dictionary, tensor.to(kind)) for tensor in (x, other))
+    resid = record(model, pairs.clean, [start])[start]
+    x, z, e = _split(model, dictionary, site, pairs.clean)
+    _, a, a_e = _split(model, dictionary, site, pairs.corrupt)
     if ablation == "zero":
         a, a_e = torch.zeros_like(a), torch.zeros_like(a_e)
     elif ablation == "mean":
@@ -82,16 +81,35 @@ def latents(model: Model, dictionary: Dictionary, site: Site, pairs: Pairs, abla
     away, error_away = a - z, a_e - e
     real = pairs.real()
     active = torch.cat([(away[real] != 0).any(0), (error_away[real] != 0).any()[None]])
-    return Latents(site, dictionary, found[start], x.to(kind), away, error_away, active)
+    return Latents(site, dictionary, resid, x, away, error_away, active)
 
 
-def metrics(model: Model, task: Task, pairs: Pairs, nodes: Latents, kept: Bool[Tensor, "circuit unit"]) -> Float[Tensor, "circuit pair"]:
+def metrics(
+    model: Model, task: Task, pairs: Pairs, nodes: Latents, kept: Bool[Tensor, "circuit unit"], label: str = "circuits of latents"
+) -> Float[Tensor, "circuit pair"]:
     """The metric of each circuit on each pair."""
     parts = []
-    with torch.no_grad():
+    with torch.no_grad(), bar(len(kept), "circuits", label) as progress:
         for some in kept.split(max(1, ROWS // len(pairs))):
             parts.append(task.metric(_logits(model, pairs, nodes, nodes.changed(some.to(nodes.x))), pairs))
+            progress.update(len(some))
     return torch.cat(parts)
+
+
+def exact(
+    model: Model, task: Task, pairs: Pairs, nodes: Latents, effect: Float[Tensor, " unit"], n: int, seed: int
+) -> tuple[Int[Tensor, " sampled"], Float[Tensor, "pair sampled"]]:
+    """The effect of ablating single units, none left out: the error, and of the latents that ablation changes n in all, one half of them
+    those with the largest scores, the other half drawn from the rest."""
+    latents = nodes.active[:-1].nonzero()[:, 0].cpu()
+    ranked = latents[effect[latents].abs().sort(descending=True, stable=True).indices]
+    rest = ranked[n - n // 2 :]
+    drawn = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))[: n // 2]]
+    which = torch.cat([ranked[: n - n // 2], drawn, torch.tensor([nodes.n_units - 1])])
+    kept = torch.ones(1 + len(which), nodes.n_units, dtype=torch.bool)
+    kept[torch.arange(len(which)), which] = False
+    metric = metrics(model, task, pairs, nodes, kept, "exact effects of latents")
+    return which, (metric[:-1] - metric[-1:]).T.cpu()
 
 
 def scores(model: Model, task: Task, pairs: Pairs, nodes: Latents, steps: int = 1) -> Float[Tensor, "pair unit"]:
@@ -159,9 +177,16 @@ def _kept(nodes: Latents, among: Bool[Tensor, " unit"], chosen: Int[Tensor, " n"
     return kept.to(nodes.x.device)
 
 
-def _split(dictionary: Dictionary, x: Float[Tensor, "pair pos d"]) -> tuple[Float[Tensor, "pair pos d_dict"], Float[Tensor, "pair pos d"]]:
-    code = dictionary.encode(x)
-    return code, x - dictionary.decode(code)
+def _split(
+    model: Model, dictionary: Dictionary, site: Site, tokens: Int[Tensor, "pair pos"]
+) -> tuple[Float[Tensor, "pair pos d"], Float[Tensor, "pair pos d_dict"], Float[Tensor, "pair pos d"]]:
+    """x, z and e, in the type that the dictionary computes in. A bottleneck of the model reads one thing and writes another: its codes are
+    those of what it reads, and x is what it writes, which leaves no error."""
+    kind = next(iter(dictionary.parameters())).dtype  # pyright: ignore[reportAttributeAccessIssue]
+    x = record(model, tokens, [site])[site].flatten(2).to(kind)
+    read = record(model, tokens, [site], before=True)[site].flatten(2).to(kind) if site in model.codebooks else x
+    code = dictionary.encode(read)
+    return x, code, x - dictionary.decode(code)
 
 
 def _logits(model: Model, pairs: Pairs, nodes: Latents, x: Float[Tensor, "circuit pair pos d"]) -> Float[Tensor, "circuit pair read vocab"]:

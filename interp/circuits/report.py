@@ -6,14 +6,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
 
 from interp.circuits.areas import areas
 from interp.circuits.audit import Audit
 from interp.circuits.faithfulness import Curves, Point, mean_intervals
+from interp.circuits.forward import clean_metric, corrupt_metric
 from interp.circuits.graph import Scores
 from interp.circuits.hypotheses import benjamini_hochberg
 from interp.circuits.view import View
-from interp.tasks import Pairs
+from interp.models.bridge import Model
+from interp.runs import Draft, written
+from interp.tasks import Pairs, Task
 
 
 def _floats(*names: str) -> list[tuple[str, pa.DataType]]:
@@ -47,6 +52,7 @@ SCHEMAS = {
     "tests.parquet": pa.schema(
         [("kind", pa.utf8()), ("unit", pa.utf8()), ("rank", pa.int32()), *_floats("value", "p", "p_adjusted"), ("needed", pa.bool_())]
     ),
+    "latents.parquet": pa.schema([("latent", pa.int32()), *_SCORE, *_floats("same_sign")]),
     "truth.parquet": pa.schema(
         [
             *((name, pa.utf8()) for name in ("truth", "unit", "among", "ranking")),
@@ -178,3 +184,19 @@ def top(scores: Scores, n: int = 10) -> list[str]:
     heads = None if scores.unit == "edge" else scores.graph.is_head()
     names = scores.names()
     return [names[i] for i in scores.order("absolute", heads)[:n].tolist()]
+
+
+def solved(model: Model, base: Task, chosen: Task, parts: Sequence[Pairs]) -> dict[str, float]:
+    """How well the model solves the task: the chosen metric on clean and corrupt prompts, and accuracy by the task's own."""
+    clean, corrupt, right = (
+        torch.cat([measure(model, one, pairs) for pairs in parts])
+        for measure, one in ((clean_metric, chosen), (corrupt_metric, chosen), (clean_metric, base))
+    )
+    figures = {"metric_clean": clean.mean().item(), "metric_corrupt": corrupt.mean().item()}
+    return figures | {"accuracy": (right > 0).float().mean().item()}
+
+
+def write(draft: Draft, name: str, rows: list[dict[str, Any]]) -> None:
+    """Write one of the tables of `SCHEMAS`."""
+    with written(draft.path / name) as aside:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[name]), aside, compression="zstd")

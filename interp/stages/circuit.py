@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import tyro
 
@@ -21,29 +19,34 @@ from interp.circuits.audit import Audit, agreement, audit
 from interp.circuits.cost import activation_bytes, run_passes, seconds_per_pass
 from interp.circuits.exported import exported
 from interp.circuits.faithfulness import Curves, Series, curves
-from interp.circuits.forward import clean_metric, corrupt_metric
 from interp.circuits.graph import Graph, KeyValue, Ranking, Scores, graph
 from interp.circuits.methods import Attribution, Exact, ExactEdges, Imported, Method
 from interp.circuits.methods.random import shuffled
 from interp.circuits.optimal import optimal
-from interp.circuits.report import SCHEMAS, Splits, area_figures, curve_rows, edge_rows, headline, node_rows, prompt_rows, top
+from interp.circuits.report import (
+    Splits,
+    area_figures,
+    curve_rows,
+    edge_rows,
+    headline,
+    node_rows,
+    prompt_rows,
+    solved,
+    top,
+    write,
+)
 from interp.circuits.stored import store, stored
 from interp.circuits.trials import Trials, example_rows, figures, n_circuits, trial_rows, trials
 from interp.circuits.view import View, view, wanted
 from interp.models import DTYPES, Model, load, source
-from interp.runs import Draft, written
+from interp.runs import Draft
 from interp.stages.base import Context, Plan
 from interp.stages.cache import write_arrow
-from interp.tasks import TASKS, AnyTask, Pairs, Task, TaskFile, corruptions, task
+from interp.tasks import AnyTask, Pairs, Task, TaskFile, line
 from interp.tasks.kl import Kl
 from interp.tasks.task_file import said
 from interp.text.vocab import vocabulary
 from saes.errors import InputError
-
-_TASKS = f"The task: {', '.join(TASKS)}, or a file of prompts (.jsonl, .json, .csv) with clean, corrupt, right and wrong in each line."
-_CORRUPTIONS = "What the corrupt prompt changes, the first where none is given. " + "; ".join(
-    f"{kind.NAME}: {', '.join(corruptions(kind))}" for kind in (*TASKS.values(), TaskFile)
-)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Circuit:
     NAME: ClassVar[str] = "circuit"
     PARENTS: ClassVar[dict[str, str]] = {}
 
-    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=_TASKS)] = "ioi"
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=line.TASK)] = "ioi"
     model: str = "smollm2"
     """smollm2 (packaged), a local folder, or a Hub id."""
     method: Method = field(default_factory=Attribution)
@@ -69,7 +72,7 @@ class Circuit:
     """Clean and corrupt prompts: one half scores the nodes, the other half measures the circuits."""
     reference: int = 128
     """More prompts, from which mean ablation takes its means."""
-    corruption: Annotated[str | None, tyro.conf.arg(help=_CORRUPTIONS)] = None
+    corruption: Annotated[str | None, tyro.conf.arg(help=line.CORRUPTION)] = None
     options: tuple[str, ...] = ()
     """Options of the task as NAME=VALUE, for example family=long (ioi), structure=simple (agreement), relation=past (relation) or length=10
     (induction)."""
@@ -97,10 +100,7 @@ class Circuit:
 
     def __post_init__(self) -> None:
         self._base()
-        if self.pairs < 4 or self.pairs % 2:
-            raise InputError(
-                f"--pairs {self.pairs} cannot be halved into scoring and measuring; give an even number from 4 on, for example 32"
-            )
+        line.require_halves(self.pairs)
         if self.reference < 1 or self.random_orders < 1:
             raise InputError(f"--reference {self.reference} --random-orders {self.random_orders}: both must be at least 1")
         if self.audit < 0 or self.tests < 0:
@@ -109,10 +109,7 @@ class Circuit:
             )
 
     def identity(self, ctx: Context) -> dict[str, Any]:
-        chosen = self._base()
-        others = {name: value for name, value in vars(chosen).items() if name not in ("path", "corruption")}
-        resolved = {"corruption": chosen.corruption, "options": [f"{name}={value}" for name, value in others.items()]}
-        resolved |= {"prompts_sha256": chosen.sha256()} if isinstance(chosen, TaskFile) else {"task": chosen.NAME}
+        resolved = line.identity(self._base())
         resolved |= self.method.identity() if isinstance(self.method, Imported) else {}
         return {"model_revision": source(self.model).revision(), **resolved}
 
@@ -156,7 +153,7 @@ class Circuit:
         tables |= {"tests": trial_rows(tested)} if self.tests else {}
         tables |= {"truth": [row.table() for row in verdicts]} if verdicts else {}
         for name, rows in tables.items():
-            _write(draft, f"{name}.parquet", rows)
+            write(draft, f"{name}.parquet", rows)
         if scores.unit == "edge":
             draft.write_json("circuit.json", exported(seen, model))
         write_arrow(draft.path / "vocab.arrow", vocabulary(model.tokenizer, model.d_vocab))
@@ -182,12 +179,7 @@ class Circuit:
         return Splits(drawn.rows(slice(half)), drawn.rows(slice(half, self.pairs)), drawn.rows(slice(self.pairs, None)))
 
     def _base(self) -> AnyTask:
-        given = [option.partition("=") for option in self.options]
-        if any(not sign for _, sign, _ in given):
-            raise InputError(
-                f"--options {' '.join(self.options)} is not of the form NAME=VALUE; write for example --options structure=simple"
-            )
-        return task(self.task, self.corruption, **{name: value for name, _, value in given})
+        return line.named(self.task, self.corruption, self.options)
 
     def _objective(self) -> Task:
         return self._base() if self.objective == "metric" else Kl(self._base())
@@ -245,10 +237,6 @@ class Circuit:
 
     def _figures(self, model: Model, chosen: Task, splits: Splits) -> dict[str, Any]:
         """How well the model solves the task, over scored and measured pairs together."""
-        both = (splits.train, splits.test)
-        clean = torch.cat([clean_metric(model, chosen, pairs) for pairs in both])
-        corrupt = torch.cat([corrupt_metric(model, chosen, pairs) for pairs in both])
-        solved = torch.cat([clean_metric(model, self._base(), pairs) for pairs in both])
         return {
             "method": self.method.NAME,
             "unit": self.method.UNIT,
@@ -258,9 +246,7 @@ class Circuit:
             "corruption": self._base().corruption,
             "ranking": self.ranking,
             "bos": model.bos if self.bos else None,
-            "metric_clean": clean.mean().item(),
-            "metric_corrupt": corrupt.mean().item(),
-            "accuracy": (solved > 0).float().mean().item(),
+            **solved(model, self._base(), chosen, (splits.train, splits.test)),
             "about": self._about(chosen),
         }
 
@@ -270,8 +256,3 @@ class Circuit:
         name, unit = chosen.METRIC
         said = {"task": base.ABOUT, "corruption": base.CORRUPTIONS[base.corruption], "method": self.method.ABOUT}
         return said | {"effects": self.method.EFFECTS, "metric": name, "metric_unit": unit}
-
-
-def _write(draft: Draft, name: str, rows: list[dict[str, Any]]) -> None:
-    with written(draft.path / name) as aside:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[name]), aside, compression="zstd")

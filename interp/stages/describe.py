@@ -24,13 +24,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp import runs
-from interp.dictionaries import Trained
+from interp.dictionaries import Trained, model_revision
 from interp.features import examples, histogram, latents, logits, neighbours, stats, windows
 from interp.features.codes import INDEX, KEPT, PIECE, Codes, Latent
 from interp.features.corpus import BATCH, Corpus
 from interp.features.examples import Occurrences, Quota
 from interp.features.latents import Geometry
-from interp.models import Model, load, source
+from interp.models import Model, load
 from interp.progress import bar
 from interp.runs import Draft, written
 from interp.sites import joined
@@ -67,14 +67,7 @@ class Describe:
             raise InputError(f"--tokens {self.tokens} is less than none; give a count, or 0 for the whole corpus")
 
     def identity(self, ctx: Context) -> dict[str, Any]:
-        cache = runs.open_run(ctx.root, self.dictionary, "train").parent("store").config["config"]
-        revision = source(cache["model"]).revision()
-        if revision != cache["model_revision"]:
-            raise InputError(
-                f"{self.dictionary} was trained on {cache['model']} at {cache['model_revision']}, but that model is now {revision}: "
-                f"bring the old model back, or run `interp cache` and `interp train` again"
-            )
-        return {"model_revision": revision}
+        return {"model_revision": model_revision(runs.open_run(ctx.root, self.dictionary, "train"))}
 
     def plan(self, ctx: Context) -> Plan:
         corpus, model = self._corpus(ctx), self._model(ctx)

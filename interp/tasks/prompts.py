@@ -71,10 +71,7 @@ def distinct(draws: Iterator[Prompt], n: int, task: str) -> list[Prompt]:
         found.setdefault(prompt.clean, prompt)
         # With one of m prompts unseen, missing it 50 m times in a row has a chance of exp(-50).
         if misses > 50 * (len(found) + 1):
-            raise InputError(
-                f"task {task} has {len(found)} different prompts under this tokenizer and {n} were asked for; "
-                "give smaller --pairs and --reference"
-            )
+            raise InputError(f"task {task} has {len(found)} different prompts under this tokenizer and {n} were asked for; ask for fewer")
     return list(found.values())
 
 

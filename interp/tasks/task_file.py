@@ -57,9 +57,7 @@ class TaskFile:
         prompts, dropped = self.usable(tokenizer)
         if len(prompts) < n:
             why = f" ({said(dropped)} dropped)" if dropped else ""
-            raise InputError(
-                f"{self.path} has {len(prompts)} pairs for this tokenizer{why} and {n} were asked for; give smaller --pairs and --reference"
-            )
+            raise InputError(f"{self.path} has {len(prompts)} pairs for this tokenizer{why} and {n} were asked for; ask for fewer")
         draw = random.Random(seed)
         return assembled(draw.sample(_common(prompts, n), n), bos)
 
