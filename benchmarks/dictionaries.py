@@ -11,8 +11,8 @@ speed is tried, and the fastest stays. `floor` is the encoder's matrix product a
 it begins when latents have been silent for long. `--dead N` keeps N latents of ours from firing, which switches ours on. Memory is the
 process's resident high-water mark less what it held before the dictionary was built.
 
-**Quality.** The same normalised rows of a cache run, in the same order and as many batches. A peer trains by its own learning rate and by
-ours; the better counts. FVU is global, over the held-out rows.
+**Quality.** The same normalised rows of a cache run, in the same order and as many batches. Peers train in float32, ours in bfloat16, a
+peer by its own learning rate and by ours; the better counts. FVU is global, over the held-out rows.
 
 The peers are installed on first use into an environment of their own (`peers/environment.py`, 2.5 GB).
 """
@@ -252,9 +252,8 @@ def quality(bench: Bench, run: Run, python: dict[str, Path], scratch: Path) -> d
     for name in bench.only:
         tried = {}
         for recipe in ("defaults",) if name == "ours" else bench.recipes:
-            with Worker.start(
-                dataclasses.replace(task, trainer=name, setting=SETTINGS[name][0], recipe=recipe), python[name], scratch
-            ) as w:
+            setting = SETTINGS[name][0] if name == "ours" else "float32"
+            with Worker.start(dataclasses.replace(task, trainer=name, setting=setting, recipe=recipe), python[name], scratch) as w:
                 tried[recipe] = found = w.answer()
             dead = f"dead {found['dead_share']:6.2%} held out, {found['dead_share_train']:6.2%} on all rows"
             say(f"  {name:20} {recipe:9} fvu {found['fvu']:.4f}  {dead}  {found['train_seconds']:5.0f} s")

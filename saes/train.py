@@ -88,7 +88,8 @@ class _Training:
         self.parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         self.device = next(iter(self.parameters.values())).device
         self.fused = self.device.type in ("cpu", "cuda")
-        self.adam = torch.optim.Adam(list(self.parameters.values()), betas=self.cfg.betas, eps=self.cfg.eps, fused=self.fused)
+        self.flat = {name: _contiguous(p) for name, p in self.parameters.items()}
+        self.adam = torch.optim.Adam(list(self.flat.values()), betas=self.cfg.betas, eps=self.cfg.eps, fused=self.fused)
         self.silent = torch.zeros(self.d_dict, dtype=torch.long, device=self.device)
         self.generator = torch.Generator(self.device).manual_seed(self.cfg.seed)
         self.step = self.tokens = 0
@@ -109,11 +110,14 @@ class _Training:
             losses = self.loss(self.module, Batch(x, y, dead, self.generator))
             total = losses.total
         self.adam.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)
         total.backward()
         norm = self._clip()
         self.lr = self.cfg.lr_at(self.step, self.d_dict)
         for group in self.adam.param_groups:
             group["lr"] = self.lr
+        for p, flat in zip(self.parameters.values(), self.flat.values(), strict=True):
+            flat.grad = p.grad if flat is p or p.grad is None else p.grad.t()
         self.adam.step()
         self.silent = torch.where(losses.active > 0, 0, self.silent + len(x))
         self.step, self.tokens = self.step + 1, self.tokens + len(x)
@@ -126,7 +130,7 @@ class _Training:
         dead = self.silent >= self.cfg.dead_tokens()
         for name, rows in revive(dead, self.generator).items():
             parameter = self.parameters[name]
-            for moment in self.adam.state[parameter].values():
+            for moment in self._state(name).values():
                 if moment.shape == parameter.shape:
                     moment[rows] = 0
         self.silent = torch.where(dead, 0, self.silent)
@@ -170,8 +174,8 @@ class _Training:
     def checkpoint(self) -> Checkpoint:
         """A copy of the state."""
         tensors = {f"module/{name}": value for name, value in self.module.state_dict().items()}
-        for name, parameter in self.parameters.items():
-            tensors |= {f"adam/{name}/{key}": value for key, value in self.adam.state[parameter].items()}
+        for name in self.parameters:
+            tensors |= {f"adam/{name}/{key}": value for key, value in self._state(name).items()}
         tensors |= {"silent": self.silent, "generator": self.generator.get_state()}
         copies = {name: value.detach().clone() for name, value in tensors.items()}
         return Checkpoint(self.step, self.tokens, _plain(self.cfg), copies)
@@ -183,9 +187,24 @@ class _Training:
         self.module.load_state_dict(_under(saved, "module/"))
         self.silent = saved.tensors["silent"].to(self.device)
         self.generator.set_state(saved.tensors["generator"].cpu())
-        for name, parameter in self.parameters.items():
+        for name, flat in self.flat.items():
             if state := _under(saved, f"adam/{name}/"):
-                self.adam.state[parameter] = {key: _like(value, parameter) for key, value in state.items()}
+                turned = {key: value.t() if self._is_turned(name, value) else value for key, value in state.items()}
+                self.adam.state[flat] = {key: _like(value, flat) for key, value in turned.items()}
+
+    def _state(self, name: str) -> dict[str, Tensor]:
+        """What the optimiser keeps of a parameter, its moments in the parameter's shape."""
+        state = self.adam.state[self.flat[name]]
+        return {key: value.t() if self._is_turned(name, value) else value for key, value in state.items()}
+
+    def _is_turned(self, name: str, value: Tensor) -> bool:
+        return self.flat[name] is not self.parameters[name] and value.ndim == 2
+
+
+def _contiguous(parameter: nn.Parameter) -> nn.Parameter:
+    """The same memory for the optimiser, row after row: it copies the gradient of a transposed matrix before every step."""
+    turned = parameter.ndim == 2 and not parameter.is_contiguous() and parameter.t().is_contiguous()
+    return nn.Parameter(parameter.detach().t()) if turned else parameter
 
 
 def _check(module: nn.Module) -> None:

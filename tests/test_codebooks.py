@@ -1,6 +1,7 @@
 """Codebooks inside a model: gradients against literal twins, revival, what hooks see, files, and the stage."""
 
 import copy
+import itertools
 import json
 from pathlib import Path
 
@@ -314,3 +315,29 @@ def test_the_loss_of_the_stage_is_that_of_the_model_with_its_codebooks(
     held = read_tensor(folder / "tokens.safetensors", "tokens").long()[-round(0.05 * 93) :]
     log_p = load(str(folder / "model"), device="cpu")(held)[:, :-1].double().log_softmax(-1)
     assert made[0]["loss_after"] == pytest.approx(float(-log_p.gather(-1, held[:, 1:, None]).mean()), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["exact", "eap-ig"])
+def test_circuits_run_on_a_model_with_codebooks(
+    tiny_llama: Path, corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture, method: str
+):
+    root = ("--root", str(tmp_path), "--device", "cpu")
+    made = _interp(capsys, "codebook", str(tiny_llama), *STAGE, "--text", f"files:{corpus_file}", *root)
+    model = load(str(tmp_path / made[0]["run"] / "model"), device="cpu")
+    # What the model itself says, so that ablation has something to lose.
+    words = [word for word in (model.tokenizer.decode([i]) for i in range(2, model.d_vocab)) if word[:1] == " " and word[1:].isalpha()]
+    ids = torch.tensor([model.tokenizer.encode(word)[0] for word in words])
+    lines = []
+    for first, second in itertools.permutations((" ships", " farmers", " hill", " dog", " fox"), 2):
+        clean, corrupt = f"The{first} and the{second}", f"The{second} and the{first}"
+        with torch.no_grad():
+            order = model(torch.tensor([[0, *model.tokenizer.encode(clean)]]))[0, -1, ids].argsort()
+        lines.append({"clean": clean, "corrupt": corrupt, "right": words[order[-1]], "wrong": words[order[0]]})
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    options = ("--method", method, "--ablation", "zero", "--pairs", "12", "--tests", "4", "--audit", "40")
+    # The run itself asserts that the whole graph is the model and that nothing of it is the ablated one.
+    found = _interp(capsys, "circuit", str(path), "--model", str(tmp_path / made[0]["run"] / "model"), *options, *root)[0]
+    assert found["unit"] == ("node" if method == "exact" else "edge")
+    assert found["accuracy"] == 1
