@@ -103,6 +103,41 @@ def _p(value: float) -> str:
     return "–" if value != value else "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
+def knock_outs(view: View) -> None:
+    """Units of the run's own circuit, each knocked out of it."""
+    if not view.run.has("tests.parquet"):
+        return
+    definition = (
+        "Each was taken out of the circuit that the run marks. Change: of the metric. p: how often random additions to the circuit "
+        "change it as much, corrected for all that were tested (Benjamini and Hochberg)."
+    )
+    with widgets.panel("Is each needed?", definition, view.run, "tests.parquet"):
+        found = session.read(readers.parquet, view.run, "tests.parquet")
+        with readers.reading(view.run, "tests.parquet"):
+            tested = [row for row in found.to_pylist() if row["kind"] == "knock-out"]
+            rows = [
+                (row["rank"], element("code", row["unit"]), f"{row['value']:+.3f}", _p(row["p_adjusted"]), "yes" if row["needed"] else "no")
+                for row in tested
+            ]
+        st.html(table(("rank", view.unit, "change", "p", "needed"), rows, numeric=[0, 2, 3]))
+
+
+def truth(view: View) -> None:
+    """The scores against a published circuit."""
+    if not view.run.has("truth.parquet"):
+        return
+    definition = "How well the scores tell the units of a published circuit from the others: 1 does so without a mistake, .5 by chance."
+    with widgets.panel("Against the published circuit", definition, view.run, "truth.parquet"):
+        found = session.read(readers.parquet, view.run, "truth.parquet")
+        with readers.reading(view.run, "truth.parquet"):
+            rows = [
+                (row["unit"], row["among"], row["ranking"], f"{row['n_true']:,} of {row['n_scored']:,}", two(row["auroc"]),
+                 two(row["average_precision"]))
+                for row in found.to_pylist()
+            ]  # fmt: skip
+        st.html(table(("unit", "among", "ranked by", "true", "AUROC", "average precision"), rows, numeric=[3, 4, 5]))
+
+
 def _cut(n: int, what: str) -> None:
     if n > MOST:
         st.html(element("p", f"The first {MOST} of {n:,} {what}.", class_="quiet"))

@@ -3,14 +3,15 @@
 import streamlit as st
 
 from app import widgets
-from app.views import circuit, codes, explorer, feature, head, heads, home, latents, runs, steering
+from app.views import circuit, codes, compare, explorer, feature, head, heads, home, latents, runs, steering
 
 # The file stem is the address; the first page is the default one and therefore has none.
 PAGES = (
     (home, "Home", ":material/home:"), (runs, "Runs", ":material/show_chart:"), (explorer, "Explorer", ":material/search:"),
     (feature, "Feature", ":material/lightbulb:"), (codes, "Codes", ":material/format_list_numbered:"),
     (heads, "Heads", ":material/grid_on:"), (head, "Head", ":material/visibility:"),
-    (circuit, "Circuit", ":material/account_tree:"), (latents, "Latents", ":material/hub:"), (steering, "Steering", ":material/explore:"),
+    (circuit, "Circuit", ":material/account_tree:"), (compare, "Compare", ":material/compare_arrows:"),
+    (latents, "Latents", ":material/hub:"), (steering, "Steering", ":material/explore:"),
 )  # fmt: skip
 
 

@@ -24,12 +24,13 @@ from saes.errors import InputError
 P = ParamSpec("P")
 STYLE = Path(__file__).with_name("style.css")
 EXPLORERS = {
-    "train": "runs", "describe": "explorer", "heads": "heads", "circuit": "circuit", "latents": "latents", "steer": "steering",
+    "train": "runs", "describe": "explorer", "heads": "heads", "circuit": "circuit", "compare": "compare",
+    "latents": "latents", "steer": "steering",
 }  # fmt: skip
 MAKERS = {
     "cache": "interp cache --help", "train": "interp demo", "describe": "interp describe train-…", "evaluate": "interp eval train-…",
     "heads": "interp heads --model smollm2", "steer": "interp steer train-…", "latents": "interp latents train-… ioi",
-    "circuit": "interp circuit ioi --model smollm2",
+    "circuit": "interp circuit ioi --model smollm2", "compare": "interp compare circuit-… circuit-…",
 }  # fmt: skip
 
 
@@ -164,6 +165,8 @@ def title(run: Run) -> str:
     if run.stage == "describe":
         train = run.parent("dictionary")
         return f"{session.glance(readers.config, session.tokens_run(run)).get('model', '?')} · {dictionary(train).name}"
+    if run.stage == "compare":
+        return " against ".join(title(run.parent(side)) for side in ("a", "b"))
     config = session.glance(readers.config, run)
     if run.stage == "latents":
         model = session.glance(readers.summary, run).get("model", "?")

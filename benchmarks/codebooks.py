@@ -164,7 +164,7 @@ class Arms:
             k = max(n for n in range(1, 257) if n == 1 or _log2_choose(wide, n) + 8 * n <= bits)
             recipe = TopK(k=k)
             sae = recipe.build(x.shape[1], x.shape[1], wide, seed=bench.seed)
-            config = FitConfig(bench.sae_steps, 2048, lr=4e-4 / math.sqrt(wide / 2**14), precision="float32", seed=bench.seed)
+            config = FitConfig(bench.sae_steps, 2048, precision="float32", seed=bench.seed)
             for _ in fit(sae, _shuffled(norm.x(x), bench.seed), recipe.loss, config):
                 pass
             saes[site] = sae.folded(norm).float().requires_grad_(False)

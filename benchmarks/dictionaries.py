@@ -41,6 +41,7 @@ from interp.runs import Run
 from interp.store import Store
 from saes.errors import InputError
 from saes.normalise import measure
+from saes.schedule import FitConfig
 
 Peer = Literal["sparsify", "saelens", "dictionary_learning"]
 PACKAGES = {"sparsify": "eai-sparsify", "saelens": "sae-lens", "dictionary_learning": "dictionary-learning"}
@@ -168,11 +169,6 @@ def versions(python: dict[str, Path], bench: Bench) -> dict[str, str]:
     return found
 
 
-def our_rate(d_dict: int) -> float:
-    """The default of `interp train`."""
-    return 4e-4 / (d_dict / 2**14) ** 0.5
-
-
 # Speed and memory
 
 
@@ -181,7 +177,9 @@ def speed(bench: Bench, width: int, python: dict[str, Path], scratch: Path) -> d
     rows = scratch / f"rows-{width}.safetensors"
     save_file({"train": torch.randn(POOL * bench.batch, bench.d, generator=torch.Generator().manual_seed(0))}, rows)
     # A long training: nothing of its schedule is special so early, and no latent is dead yet.
-    task = Task("ours", str(rows), bench.d, width, bench.k, bench.batch, 10_000, bench.threads, lr=our_rate(width), dead=bench.dead)
+    task = Task(
+        "ours", str(rows), bench.d, width, bench.k, bench.batch, 10_000, bench.threads, lr=FitConfig(1).peak_lr(width), dead=bench.dead
+    )
     say(f"\nspeed, {bench.d} to {width:,} latents, k {bench.k}, batch {bench.batch:,}, {bench.threads} threads")
     tasks = contestants(bench, task, python, scratch)
     with contextlib.ExitStack() as stack:
@@ -245,7 +243,7 @@ def quality(bench: Bench, run: Run, python: dict[str, Path], scratch: Path) -> d
     """FVU and dead share of each, by the better of its recipes."""
     rows = scratch / "rows.safetensors"
     d, steps = write_rows(bench, run, rows)
-    lr = our_rate(bench.width)
+    lr = FitConfig(steps).peak_lr(bench.width)
     task = Task("ours", str(rows), d, bench.width, bench.k, bench.quality_batch, steps, bench.threads, lr=lr, mode="quality")
     say(f"\nquality, {run.id}, {d} to {bench.width:,} latents, k {bench.k}, {steps:,} steps of {bench.quality_batch:,}")
     result: dict[str, Any] = {"run": run.id, "tokens": steps * bench.quality_batch, "batch": bench.quality_batch, "width": bench.width}

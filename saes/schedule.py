@@ -5,6 +5,10 @@ from typing import Literal
 
 from saes.errors import InputError
 
+# SmolLM2's residual stream, TopK, 4,608 latents, batches of 2,048, fvu at 1, 3 and 4 times 4e-4: .175, .144, .139 after 293 steps; .151,
+# .127, .125 after 552; .129, .117, .116 after 1,172. At 6 times latents die; long runs take 2e-4 to 4e-4 in the literature.
+FASTEST, SHORT, SLOWEST = 1.2e-3, 1200, 0.25
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -15,7 +19,7 @@ class FitConfig:
     batch_size: int = 4096
     """Tokens in a batch."""
     lr: float | None = None
-    """Peak learning rate. None takes 2e-4 / sqrt(d_dict / 16384), which suits batches of 2,048 to 8,192 tokens."""
+    """Peak learning rate. None takes 1.2e-3 / sqrt(d_dict / 16384) up to 1,200 steps, then less: a quarter of it from 19,200 steps on."""
     warmup: int | None = None
     """Steps of linear warm-up. None takes 1000, at most a tenth of the steps."""
     decay: float = 0.2
@@ -51,7 +55,9 @@ class FitConfig:
 
     def peak_lr(self, d_dict: int) -> float:
         """The learning rate between warm-up and decay."""
-        return 2e-4 / (d_dict / 2**14) ** 0.5 if self.lr is None else self.lr
+        if self.lr is not None:
+            return self.lr
+        return FASTEST * min(1.0, max(SLOWEST, (SHORT / self.steps) ** 0.5)) / (d_dict / 2**14) ** 0.5
 
     def lr_at(self, step: int, d_dict: int) -> float:
         """The learning rate of the step that follows `step` steps: up over the warm-up, level, down to 0 over the decay."""

@@ -23,6 +23,7 @@ from interp.circuits.names import Shape
 from interp.circuits.report import SCHEMAS
 from interp.features.codes import INDEX, KEPT, Entries, Writer
 from interp.runs import Draft, Run
+from interp.stages.compare import SCHEMAS as COMPARISON
 from interp.stages.steer import SCHEMAS as STEERING
 from interp.tasks import Ioi
 
@@ -73,6 +74,7 @@ class Family:
     edges: Run
     """A circuit run that scores edges."""
     latents: Run
+    compare: Run
     steer: Run
     acts: np.ndarray
     tokens: np.ndarray
@@ -567,6 +569,25 @@ def write_latents(root: Path, rng: np.random.Generator, vocab: list[bytes], trai
     return make_run(root, "latents", config, {"dictionary": train.id}, f"interp latents {train.id} ioi", fill)
 
 
+def write_compare(root: Path, rng: np.random.Generator, circuit: Run) -> Run:
+    """A circuit against one that knows four of its twenty nodes."""
+    names = [short for short, *_ in _circuit_nodes()]
+    a, b = rng.normal(0, 0.1, len(names)), rng.normal(0, 0.1, len(names))
+
+    def fill(work: Draft) -> None:
+        units = {"unit": names, "score_a": a, "score_b": b}
+        units |= {"in_a": [i < 20 for i in range(len(names))], "in_b": [16 <= i < 36 for i in range(len(names))]}
+        pairs = {"pair": range(16, 20), **{name: rng.normal(2, 1, 4) for name in ("clean", "ablated", "circuit_a", "circuit_b")}}
+        for name, columns in (("units.parquet", units), ("examples.parquet", pairs)):
+            schema = COMPARISON[name]
+            pq.write_table(pa.table({n: pa.array(columns[n], schema.field(n).type) for n in schema.names}, schema=schema), work.path / name)
+        figures = {"unit": "node", "size_a": 20, "size_b": 20, "shared": 4, "shared_by_chance": 5.6, "p_shared": 0.0004, "spearman": 0.1}
+        figures |= {"faithfulness_a": 0.7, "faithfulness_b": 0.5, "prompts": 4, "difference": 0.4, "difference_low": 0.1}
+        work.write_json("summary.json", figures | {"difference_high": 0.7, "p_difference_t": 0.031})
+
+    return make_run(root, "compare", {}, {"a": circuit.id, "b": circuit.id}, f"interp compare {circuit.id} {circuit.id}", fill)
+
+
 def write_steer(root: Path, rng: np.random.Generator, vocab: list[bytes], train: Run) -> Run:
     """Two topics, three arms: what no arm says, one slot says sometimes and all slots say always."""
     config = {"topics": ["ships=ships.txt", "grain=grain.txt"], "strength": 1.0, "prompt": "The keeper", "generations": 4, "length": 8}
@@ -610,7 +631,8 @@ def write_family(root: Path, hostile: bool = False, seed: int = 0) -> Family:
     edges = write_edge_circuit(root, rng, vocab)
     write_running(root, rng, cache)
     steer, latents = write_steer(root, rng, vocab, trains[2]), write_latents(root, rng, vocab, trains[2])
-    return Family(root, cache, trains, evaluates, describe, heads, circuit, edges, latents, steer, acts, tokens)
+    compare = write_compare(root, rng, circuit)
+    return Family(root, cache, trains, evaluates, describe, heads, circuit, edges, latents, compare, steer, acts, tokens)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ PAGES = {
     "heads": "heads",
     "head": "heads",
     "circuit": "circuit",
+    "compare": "compare",
     "latents": "latents",
     "steering": "steer",
 }
@@ -451,3 +452,11 @@ def test_the_latents_page_leads_to_the_latents_and_says_what_the_error_carries(v
     assert "f=7" not in drawn
     assert "-3.70 and -1.90" in drawn.replace("−", "-")
     assert "The error enters like a latent" in drawn
+
+
+def test_the_compare_page_lists_what_is_shared(visit, family):
+    drawn = text(visit("compare", run=family.compare.id))
+    assert "in both (4)" in drawn
+    assert "only in A (16)" in drawn
+    assert "4; by chance 5.6, p &lt; .001" in drawn
+    assert "0.40 [0.10, 0.70], p .031" in drawn

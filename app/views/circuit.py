@@ -53,6 +53,8 @@ def _body(run: Run, nodes: readers.Columns, rows: readers.Columns, unit: str) ->
         circuit_panels.grid(view)
     with second:
         circuit_tables.audit(view)
+        circuit_tables.knock_outs(view)
+        circuit_tables.truth(view)
     (circuit_tables.edges if unit == "edge" else circuit_tables.nodes)(view)
     session.remember("circuit")
 

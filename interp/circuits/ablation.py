@@ -84,7 +84,7 @@ def seen(model: Model, graph: Graph, found: Mapping[Site, Tensor]) -> Outputs:
     if not off <= TOLERANCE[model.dtype]:
         raise InputError(
             f"the heads and MLPs of {model.name} add up to its residual stream within {off:.1%} only: a norm, a scale or a codebook "
-            "stands behind them (Gemma 2, OLMo 2, Granite), so edges are not defined; use a model that only adds, for example --model smollm2"
+            "stands behind them (Gemma 2, OLMo 2, Granite), so edges are not defined; use a model that only adds, such as --model smollm2"
         )
     return Outputs(_embeddings(model, graph, resid), z, mlp)
 

@@ -47,21 +47,23 @@ def effect_bars(names: Sequence[str], effects: Effects, theme: Palette, title: s
 
 @dataclass(frozen=True)
 class Audited:
-    """Nodes or edges of one kind with both of their numbers."""
+    """Nodes or edges of one kind with both of their numbers: the exact effect, or that of another run, and the score."""
 
     names: Sequence[str]
     exact: Float[np.ndarray, " unit"]
     score: Float[np.ndarray, " unit"]
 
 
-def agreement(kinds: Mapping[str, Audited], theme: Palette, unit: str) -> go.Figure:
-    """Score against exact effect, a colour and a shape for each kind; on the dotted line they are equal. Names are in the hover text.
+def agreement(
+    kinds: Mapping[str, Audited], theme: Palette, unit: str, titles: tuple[str, str] = ("exact effect of ablation", "score")
+) -> go.Figure:
+    """Score against exact effect, or whatever the axes are called, a colour and a shape for each kind; on the dotted line they are equal.
 
-    Most effects are tiny and a few large, so both axes are logarithmic away from zero, in the same way.
+    Names are in the hover text. Most effects are tiny and a few large, so both axes are logarithmic away from zero, in the same way.
     """
     every = np.concatenate([np.concatenate([one.exact, one.score]) for one in kinds.values()])
     near, axis = signed_log_axis(every)
-    bound = axis["range"]
+    bound, (x, y) = axis["range"], map(label, titles)
     figure = go.Figure()
     figure.add_scatter(
         x=bound, y=bound, mode="lines", line={"color": theme.muted, "dash": "dot"}, hoverinfo="skip", name="equal", showlegend=True
@@ -74,7 +76,8 @@ def agreement(kinds: Mapping[str, Audited], theme: Palette, unit: str) -> go.Fig
             name=label(kind),
             customdata=[[label(n), exact, score] for n, exact, score in zip(one.names, one.exact, one.score, strict=True)],
             marker={"color": theme.series[i % len(theme.series)], "size": 7, "symbol": SYMBOLS[i % len(SYMBOLS)], "opacity": 0.8},
-            hovertemplate="%{customdata[0]}<br>exact %{customdata[1]:.4f}<br>score %{customdata[2]:.4f}<extra></extra>",
+            hovertemplate=f"%{{customdata[0]}}<br>{x} %{{customdata[1]:.4f}}<br>{y} %{{customdata[2]:.4f}}<extra></extra>",
         )
-    figure = style(figure, theme, 380, xaxis_title=label(f"exact effect of ablation ({unit})"), yaxis_title=label(f"score ({unit})"))
+    measure = f" ({unit})" if unit else ""
+    figure = style(figure, theme, 380, xaxis_title=x + label(measure), yaxis_title=y + label(measure))
     return figure.update_xaxes(**axis).update_yaxes(**axis)
