@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
-from synthetic_runs import WIDTH, Family, vocabulary, write_family
+from synthetic_base import WIDTH, vocabulary
+from synthetic_runs import Family, write_family
 from synthetic_zoo import Zoo, write_zoo
 
 import app

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
-from synthetic_runs import WIDTH, write_arrow
+from synthetic_base import WIDTH, write_arrow
 from synthetic_zoo import KINDS, Zoo, write_zoo
 
 import app

@@ -11,7 +11,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
-from synthetic_runs import WIDTH, Family, write_family
+from synthetic_base import WIDTH
+from synthetic_runs import Family, write_family
 
 import app
 from app.__main__ import command
@@ -460,3 +461,9 @@ def test_the_compare_page_lists_what_is_shared(visit, family):
     assert "only in A (16)" in drawn
     assert "4; by chance 5.6, p &lt; .001" in drawn
     assert "0.40 [0.10, 0.70], p .031" in drawn
+
+
+def test_home_leads_to_circuits_of_latents_comparisons_and_steering(visit, family):
+    drawn = text(visit("home"))
+    for page, run in (("latents", family.latents), ("compare", family.compare), ("steering", family.steer)):
+        assert f"{page}?run={run.id}" in drawn

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from synthetic_runs import CONTEXT, DEAD, WIDTH, Family, vocabulary, write_arrow, write_family
+from synthetic_base import CONTEXT, DEAD, WIDTH, vocabulary, write_arrow
+from synthetic_runs import Family, write_family
 
 from app import circuits, readers, session
 from app.examples import ordered

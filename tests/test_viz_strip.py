@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_runs import HOSTILE
-from synthetic_runs import visible as from_bytes
+from synthetic_base import HOSTILE
+from synthetic_base import visible as from_bytes
 
 from interp.viz.strip import LONGEST, Token, chip, span, strip, summary, visible
 

@@ -20,6 +20,7 @@ STEPS = {
     "heads": "heads",
     "circuit": "circuit",
 }
+FURTHER = {"latents": "latents of a task", "compare": "two circuits", "steer": "steering"}
 # Of the figures of heads and circuit runs, those that say most.
 FIGURES = (
     "n_heads",
@@ -66,6 +67,7 @@ def page() -> None:
         _others("heads", "Attention heads", "Scores of every head on known patterns, with stored attention patterns.", "heads")
     with right:
         _others("circuit", "Circuits", "Which heads, MLPs or edges a task needs, and how faithful what is kept is.", "circuit")
+    _further()
     _everything(found)
 
 
@@ -150,6 +152,17 @@ def _others(stage: str, title: str, sentence: str, page_name: str) -> None:
             named
             + [(definitions.title(name), definitions.meaning(name)) for name in FIGURES if name in shown and not name.endswith("_random")]
         )
+
+
+def _further() -> None:
+    """Runs that start from those above: a line each."""
+    definition = "Which latents carry a task, two circuits held against each other, text generated under a push."
+    with widgets.panel("Latents of a task, comparisons, steering", definition):
+        rows = []
+        for stage, what in FURTHER.items():
+            ways = [anchor(widgets.EXPLORERS[stage], widgets.title(run), run=run.id) for run in session.all_runs(stage)[:8]]
+            rows.append((what, join(ways, " · ") if ways else element("code", widgets.MAKERS[stage])))
+        st.html(table(("", "runs, or the command that makes one"), rows))
 
 
 def _card(run: Run, page_name: str) -> Html:
