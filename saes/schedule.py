@@ -7,7 +7,7 @@ from saes.errors import InputError
 
 # SmolLM2's residual stream, TopK, 4,608 latents, batches of 2,048, fvu at 1, 3 and 4 times 4e-4: .175, .144, .139 after 293 steps; .151,
 # .127, .125 after 552; .129, .117, .116 after 1,172. At 6 times latents die; long runs take 2e-4 to 4e-4 in the literature.
-FASTEST, SHORT, SLOWEST = 1.2e-3, 1200, 0.25
+FASTEST, SHORT, SLOWEST = 1.3e-3, 1200, 0.25
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class FitConfig:
     batch_size: int = 4096
     """Tokens in a batch."""
     lr: float | None = None
-    """Peak learning rate. None takes 1.2e-3 / sqrt(d_dict / 16384) up to 1,200 steps, then less: a quarter of it from 19,200 steps on."""
+    """Peak learning rate. None takes 1.3e-3 / sqrt(d_dict / 16384) up to 1,200 steps, then less: a quarter of it from 19,200 steps on."""
     warmup: int | None = None
     """Steps of linear warm-up. None takes 1000, at most a tenth of the steps."""
     decay: float = 0.2

@@ -199,10 +199,10 @@ def test_the_learning_rate_rises_stays_and_falls_to_nearly_zero():
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert rates[10:80] == [1.0] * 70
     assert rates[80:] == pytest.approx([(20 - i) / 20 for i in range(20)])
-    assert FitConfig(steps=1).peak_lr(2**14) == FitConfig(steps=1200).peak_lr(2**14) == pytest.approx(1.2e-3)
-    assert FitConfig(steps=4800).peak_lr(2**16) == pytest.approx(3e-4)
-    assert FitConfig(steps=10**6).peak_lr(2**14) == pytest.approx(3e-4)
-    assert FitConfig(steps=1).peak_lr(2**16) == pytest.approx(6e-4)
+    assert FitConfig(steps=1).peak_lr(2**14) == FitConfig(steps=1200).peak_lr(2**14) == pytest.approx(1.3e-3)
+    assert FitConfig(steps=4800).peak_lr(2**16) == pytest.approx(3.25e-4)
+    assert FitConfig(steps=10**6).peak_lr(2**14) == pytest.approx(3.25e-4)
+    assert FitConfig(steps=1).peak_lr(2**16) == pytest.approx(6.5e-4)
 
 
 def test_a_latent_is_dead_after_ten_million_tokens_or_a_hundredth_of_a_short_run():

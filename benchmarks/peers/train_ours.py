@@ -17,7 +17,7 @@ def train(task: Task, batches: Iterator[Tensor]) -> Reconstruct:
     with torch.no_grad():
         dictionary.b_enc[: task.dead] = -1e4
     dead_after = task.batch if task.dead else None
-    cfg = FitConfig(task.steps, task.batch, lr=task.lr, precision=task.setting, dead_after=dead_after)  # pyright: ignore[reportArgumentType]
+    cfg = FitConfig(task.steps, task.batch, lr=task.lr, clip=TopK.CLIP, precision=task.setting, dead_after=dead_after)  # pyright: ignore[reportArgumentType]
     for _ in fit(dictionary, ((x, x) for x in batches), architecture.loss, cfg):
         pass
 

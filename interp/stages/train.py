@@ -76,7 +76,7 @@ class Train:
     batch_size: int = 2048
     """Tokens of a step."""
     lr: float | None = None
-    """Peak learning rate; without one 1.2e-3 / sqrt(width / 16384), less from 1,200 steps on, a quarter of it from 19,200 on."""
+    """Peak learning rate; without one 1.3e-3 / sqrt(width / 16384), less from 1,200 steps on, a quarter of it from 19,200 on."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the encoder's product; auto takes bfloat16 where the hardware multiplies it faster. Weights are float32 always."""
     log_every: int = 10
@@ -338,7 +338,13 @@ def _training(
         recipe.start(dictionary, norm.x(x))  # pyright: ignore[reportArgumentType]
     steps = math.ceil(stage.epochs * shared.feed.n_tokens / stage.batch_size)
     cfg = FitConfig(
-        steps=steps, batch_size=stage.batch_size, lr=stage.lr, precision=chosen["precision"], log_every=stage.log_every, seed=stage.seed
+        steps=steps,
+        batch_size=stage.batch_size,
+        lr=stage.lr,
+        clip=getattr(recipe, "CLIP", FitConfig.clip),
+        precision=chosen["precision"],
+        log_every=stage.log_every,
+        seed=stage.seed,
     )
     batches = shared.of(reads, writes, norm)
     return _Training(recipe, reads, writes, norm, dictionary.to(shared.device), cfg, batches)

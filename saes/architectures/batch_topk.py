@@ -7,12 +7,13 @@ code of a token does not depend on its neighbours.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from saes.activations import BatchLargest
-from saes.architectures.shared import Aux, calibrate, check_k, one_site, plain
+from saes.architectures.shared import STEADY, Aux, calibrate, check_k, one_site, plain
 from saes.dictionary import Batch, Losses
 from saes.sparse import SparseDictionary
 
@@ -21,6 +22,7 @@ from saes.sparse import SparseDictionary
 class BatchTopK:
     """Keep the k largest latents per input on average over a batch (Bussmann et al. 2024)."""
 
+    CLIP: ClassVar[float] = STEADY
     k: int = 32
     """Active latents per input, on average."""
     aux: Aux = field(default_factory=Aux)

@@ -6,11 +6,12 @@ There is no sparsity penalty: L0 is set, not tuned.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
 from saes.activations import KLargest
-from saes.architectures.shared import Aux, activity, check_k, losses, one_site
+from saes.architectures.shared import STEADY, Aux, activity, check_k, losses, one_site
 from saes.dictionary import Batch, Losses
 from saes.losses import fvu
 from saes.sparse import SparseDictionary
@@ -20,6 +21,7 @@ from saes.sparse import SparseDictionary
 class TopK:
     """Keep the k largest latents of each input (Gao et al. 2024)."""
 
+    CLIP: ClassVar[float] = STEADY
     k: int = 32
     """Active latents per input."""
     multi: float = 0.0
