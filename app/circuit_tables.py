@@ -10,7 +10,7 @@ import streamlit as st
 from app import circuit_words, circuits, readers, session, widgets
 from app.circuit_panels import bracketed, patterns
 from app.circuit_view import View
-from app.circuit_words import two
+from app.circuit_words import p_value, two
 from interp.circuits.paths import owners
 from interp.runs import Run
 from interp.viz.circuits import Audited, agreement
@@ -82,7 +82,7 @@ def edges(view: View) -> None:
         rows = [
             (f"{place[int(i)]:,}", element("code", view.rows["source"][i]), element("code", view.rows["destination"][i]),
              bracketed(view.rows, "score", int(i)), bracketed(view.rows, "exact", int(i)), percent(float(view.rows["same_sign"][i])),
-             _p(float(view.rows["p_adjusted"][i])), patterns(view.run, str(view.rows["source"][i])))
+             p_value(float(view.rows["p_adjusted"][i])), patterns(view.run, str(view.rows["source"][i])))
             for i in kept[:MOST]
         ]  # fmt: skip
         names = ("rank", "from", "to", "score", "exact effect", "same sign", "p", "source's")
@@ -99,10 +99,6 @@ def touching(rows: Mapping[str, np.ndarray], kept: np.ndarray, node: str, names:
     return np.array([s == node or d in into for s, d in zip(rows["source"][kept], rows["destination"][kept], strict=True)], bool)
 
 
-def _p(value: float) -> str:
-    return "–" if value != value else "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
-
-
 def knock_outs(view: View) -> None:
     """Units of the run's own circuit, each knocked out of it."""
     if not view.run.has("tests.parquet"):
@@ -116,7 +112,13 @@ def knock_outs(view: View) -> None:
         with readers.reading(view.run, "tests.parquet"):
             tested = [row for row in found.to_pylist() if row["kind"] == "knock-out"]
             rows = [
-                (row["rank"], element("code", row["unit"]), f"{row['value']:+.3f}", _p(row["p_adjusted"]), "yes" if row["needed"] else "no")
+                (
+                    row["rank"],
+                    element("code", row["unit"]),
+                    f"{row['value']:+.3f}",
+                    p_value(row["p_adjusted"]),
+                    "yes" if row["needed"] else "no",
+                )
                 for row in tested
             ]
         st.html(table(("rank", view.unit, "change", "p", "needed"), rows, numeric=[0, 2, 3]))

@@ -126,6 +126,11 @@ def written(name: str, summary: Mapping[str, Any], unit: str) -> str:
     return number(value) if isinstance(value, int) else two(value)
 
 
+def p_value(value: float | None) -> str:
+    """Three decimals without the zero in front; an en dash where there is none."""
+    return "–" if value is None or value != value else "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+
+
 def two(value: float | None) -> str:
     """Two decimals; an en dash where there is none."""
     return "–" if value is None or value != value else f"{round(value, 2) + 0.0:.2f}"

@@ -42,6 +42,12 @@ class Trained:
         """Whether it writes what it reads."""
         return self.reads == self.writes
 
+    def site_for(self, what: str) -> Site:
+        """The one site that it reads and writes; raises InputError where it does not, saying what needs that."""
+        if not self.autoencoder or len(self.reads) != 1:
+            raise InputError(f"{self.run.id} does not write the one site that it reads, and {what} needs that; give an SAE or a codebook")
+        return self.reads[0]
+
     def inputs(self, start: int, stop: int) -> Float[Tensor, "seq context d_in"]:
         """What it reads in sequences start to stop."""
         return self.store.sequences(self.reads, start, stop)

@@ -4,7 +4,7 @@ import numpy as np
 import streamlit as st
 
 from app import circuits, readers, session, widgets
-from app.circuit_words import two
+from app.circuit_words import p_value, two
 from interp.runs import Run
 from interp.viz.circuits import Audited, agreement
 from interp.viz.html import element, facts, number, table
@@ -66,19 +66,16 @@ def _lead(run: Run) -> None:
     sides = {side: run.parent(name) for side, name in (("A", "a"), ("B", "b"))}
     words = [(side, f"{widgets.title(one)} · {one.id}") for side, one in sides.items()]
     unit = f"{figures.get('unit', 'unit')}s"
+    chance = f"by chance {number(figures.get('shared_by_chance'))}, p {p_value(figures.get('p_shared'))}"
     gap = f"{two(figures.get('difference'))} [{two(figures.get('difference_low'))}, {two(figures.get('difference_high'))}]"
     st.html(facts([
         *words,
         (f"{unit} of A and of B", f"{figures.get('size_a', 0):,} and {figures.get('size_b', 0):,}"),
-        ("shared", f"{figures.get('shared', 0):,}; by chance {number(figures.get('shared_by_chance'))}, p {_p(figures.get('p_shared'))}"),
+        ("shared", f"{figures.get('shared', 0):,}; {chance}"),
         ("rank correlation of scores", two(figures.get("spearman"))),
         ("faithfulness of A and of B", f"{two(figures.get('faithfulness_a'))} and {two(figures.get('faithfulness_b'))}"),
-        (f"metric of A − B on {figures.get('prompts', 0)} prompts", f"{gap}, p {_p(figures.get('p_difference_t'))}"),
+        (f"metric of A − B on {figures.get('prompts', 0)} prompts", f"{gap}, p {p_value(figures.get('p_difference_t'))}"),
     ]))  # fmt: skip
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
 def _scores(run: Run, units: readers.Columns) -> None:

@@ -82,7 +82,8 @@ def _table(run: Run, rows: readers.Columns, size: int, noun: str) -> None:
         "Same sign: share of the prompts whose own score has the sign of the mean. Error: what the dictionary does not reconstruct."
     )
     with widgets.panel(f"The circuit in view ({size})", definition, run, "latents.parquet"):
-        described = session.newest_children("describe").get(readers.parents(run)["dictionary"])
+        train = readers.parents(run)["dictionary"]
+        described = session.newest_children("describe").get(train)
         lines = [
             (rank + 1, _linked(described, int(rows["latent"][rank])), *_token(described, int(rows["latent"][rank])),
              bracketed(rows, "score", rank), bracketed(rows, "exact", rank), percent(float(rows["same_sign"][rank])))
@@ -91,11 +92,7 @@ def _table(run: Run, rows: readers.Columns, size: int, noun: str) -> None:
         heads = ("rank", noun, *(("top token",) if described else ()), "score", "exact effect", "same sign")
         st.html(table(heads, lines, numeric=[0, len(heads) - 3, len(heads) - 2, len(heads) - 1]))
         if described is None:
-            widgets.missing(f"This command describes the {noun}s, so that they can be opened from here:", f"interp describe {_train(run)}")
-
-
-def _train(run: Run) -> str:
-    return readers.parents(run)["dictionary"]
+            widgets.missing(f"This command describes the {noun}s, so that they can be opened from here:", f"interp describe {train}")
 
 
 def _linked(described: Run | None, latent: int) -> Html | str:

@@ -126,10 +126,7 @@ class Latents:
     def _opened(self, ctx: Context) -> tuple[Trained, Model]:
         """Dictionary and model; raises InputError for a dictionary that does not write what it reads."""
         trained = Trained.open(ctx.root, self.dictionary, ctx.device)
-        if not trained.autoencoder or len(trained.reads) > 1:
-            raise InputError(
-                f"{trained.run.id} does not write the one site that it reads, and circuits of latents need that; give an SAE or a codebook"
-            )
+        trained.site_for("a circuit of latents")
         return trained, load(str(trained.store.config["model"]), self.dtype, ctx.device)
 
     def _splits(self, model: Model) -> Splits:

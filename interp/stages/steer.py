@@ -185,10 +185,7 @@ class _Opened:
         own = Trained.open(ctx.root, stage.dictionary, ctx.device)
         sae = None if stage.sae is None else Trained.open(ctx.root, stage.sae, ctx.device)
         for trained in (own, *([] if sae is None else [sae])):
-            if not trained.autoencoder or len(trained.reads) > 1:
-                raise InputError(
-                    f"{trained.run.id} does not write the one site that it reads, and steering needs that; give an SAE or a codebook"
-                )
+            trained.site_for("steering")
         config = own.store.config
         if sae is not None and (sae.reads != own.reads or sae.store.config["model"] != config["model"]):
             raise InputError(f"{sae.run.id} is of another site or model than {own.run.id}; give a second dictionary of {own.reads[0]}")
