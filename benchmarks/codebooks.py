@@ -174,7 +174,7 @@ class Arms:
     def _train(self, module: Bottlenecked, name: str, steps: int, lr: float) -> None:
         bench, every = self.bench, max(1, steps // 15)
         config = FitConfig(
-            steps, bench.batch_size, lr=lr, precision="float32", log_every=max(1, steps // 20), revive_every=every,
+            steps, bench.batch_size, lr=lr, betas=(0.9, 0.999), precision="float32", log_every=max(1, steps // 20), revive_every=every,
             dead_after=every * bench.batch_size, seed=bench.seed,
         )  # fmt: skip
         path = self.folder / f"{bench.model}-{name}.checkpoint"

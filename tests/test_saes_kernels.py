@@ -317,7 +317,24 @@ def test_scores_are_cut_into_slabs_without_changing_the_code(kind: str, monkeypa
     monkeypatch.setattr(scores, "DENSE", SPARSE)
     whole = dictionary.encode(x)
     monkeypatch.setattr(scores, "SLAB", 100)
+    monkeypatch.setattr(scores, "TILE", 8)
     torch.testing.assert_close(dictionary.encode(x), whole)
+
+
+@pytest.mark.skipif(not scores._packs(), reason="needs a CPU and a torch that multiply bfloat16 by oneDNN")
+@pytest.mark.parametrize("rows", [1, 256, 300])
+def test_a_packed_weight_makes_the_scores_of_a_plain_product(rows: int, monkeypatch: pytest.MonkeyPatch):
+    """With a bias of -inf for the latents that are left out, and a last slab that is not full."""
+    dictionary = random_dictionary(48, 48, 320, 4).float()
+    x, among = normal(rows, 48).float(), torch.arange(320) % 3 > 0
+    monkeypatch.setattr(scores, "SLAB", 1)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        made = dictionary.scores(x, among)
+        found = torch.cat(list(made.slabs()))
+    wanted = made.h.double() @ made.weight.double().t() + made.bias.double()
+    assert found.dtype == torch.bfloat16
+    assert torch.isneginf(found[:, ::3]).all()
+    torch.testing.assert_close(found.double(), wanted, rtol=2**-8, atol=2**-8)
 
 
 def test_a_dictionary_takes_any_leading_shape_and_is_a_dictionary():

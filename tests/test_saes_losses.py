@@ -234,6 +234,9 @@ def test_the_threshold_of_a_jumprelu_learns_the_slope_of_the_expected_loss(seed:
     x, step = torch.cartesian_prod(quantiles, quantiles), 0.02
     arch = JumpRelu(k=1, bandwidth=eps)
     module = randomised(arch.build(2, 2, 3, seed=seed), seed)
+    with torch.no_grad():
+        for side in (module.W_enc, module.W_dec):
+            side.mul_(0.5 / START)
     learnt = module.get_parameter("threshold")
     learnt.data.copy_(torch.tensor([0.3, 0.6, 0.9]) / jumprelu.SPEED)
     batch = Batch(x, x, torch.zeros(3, dtype=torch.bool))

@@ -65,7 +65,9 @@ def autoencoder(rows: Float[Tensor, "row d"], n: int, penalty: float, epochs: in
             side[:-1] = F.normalize(torch.randn(n, rows.shape[1], generator=rng), dim=1).to(side)
         dictionary.b_enc[:-1] = ((2 * torch.rand(n, generator=rng) - 1) / rows.shape[1] ** 0.5).to(dictionary.b_enc)
     if epochs:
-        cfg = FitConfig(epochs, len(rows), LR, warmup=0, decay=0.0, clip=math.inf, precision="float32", log_every=epochs, seed=seed)
+        cfg = FitConfig(
+            epochs, len(rows), LR, warmup=0, decay=0.0, clip=math.inf, betas=(0.9, 0.999), precision="float32", log_every=epochs, seed=seed
+        )  # fmt: skip
         for _ in fit(dictionary, itertools.repeat((rows, rows)), recipe.loss, cfg):
             pass
     recipe.finish(dictionary, rows)

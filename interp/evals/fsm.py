@@ -78,6 +78,7 @@ class Fsm:
             self.batch_size,
             lr=self.lr,
             warmup=0,
+            betas=(0.9, 0.999),
             precision="float32",
             log_every=max(1, self.steps // 30),
             seed=self.seed,

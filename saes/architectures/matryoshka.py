@@ -7,12 +7,13 @@ block j is the sum over the prefixes that hold it, so the backward pass costs no
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from saes.activations import BatchLargest
-from saes.architectures.shared import Aux, activity, calibrate, check_k, losses, one_site
+from saes.architectures.shared import STEADY, Aux, activity, calibrate, check_k, losses, one_site
 from saes.dictionary import Batch, Losses
 from saes.errors import InputError
 from saes.losses import nested_fvu
@@ -23,6 +24,7 @@ from saes.sparse import SparseDictionary
 class Matryoshka:
     """Nested dictionaries, each the first half of the next, chosen as in BatchTopK (Bussmann et al. 2025)."""
 
+    CLIP: ClassVar[float] = STEADY
     k: int = 32
     """Active latents per input, on average."""
     prefixes: int = 5

@@ -4,7 +4,8 @@ Latents are chosen by the score `pre_i |W_dec[i]|`, and their value is made from
 encoder scaled by the decoder's norms whose output is divided by them again, so the norms stay free and are never renormalised.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,8 +14,10 @@ from torch import Tensor
 from saes.kernels.pairs import Pairs
 from saes.kernels.select import select
 
-# Scores held at once. 8 M (16 MB in bfloat16) stay close to the cache and below the size from which malloc returns memory to the system.
-SLAB = 1 << 23
+# Scores held at once. 10 M (20 MB in bfloat16) stay close to the cache and below the size from which malloc returns memory to the system.
+SLAB = 10 << 20
+# Slabs of full tiles: the matrix product is a tenth slower on odd numbers of rows.
+TILE = 256
 # Share of latents active from which dense products are faster than sparse ones (measured, CPU with AVX-512, d 576).
 DENSE = 1 / 24
 
@@ -44,8 +47,10 @@ class Scores:
 
     def slabs(self) -> Iterator[Float[Tensor, "rows d_dict"]]:
         """The scores of all tokens in turn."""
-        for part in self.h.chunk(1 + len(self) * self.d_dict // SLAB):
-            yield torch.addmm(self.bias, part, self.weight.t())
+        rows = max(1, SLAB // self.d_dict // TILE) * TILE
+        product = _product(self.weight, self.bias, min(rows, len(self)))
+        for part in self.h.split(rows):
+            yield product(part)
 
     def pre(self, scores: Float[Tensor, " n"], latents: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Pre-activations from the scores of these latents."""
@@ -73,3 +78,19 @@ class Scores:
             counts.append(mask.sum(1))
         starts = torch.cat(counts).cumsum(0)
         return torch.cat(values), Pairs(torch.cat(latents), torch.cat([starts.new_zeros(1), starts]), self.d_dict)
+
+
+def _product(weight: Float[Tensor, "d_dict d_in"], bias: Float[Tensor, " d_dict"], rows: int) -> Callable[[Tensor], Tensor]:
+    """`h -> h weight^T + bias`. In bfloat16 on a CPU the weight is packed once for all slabs, and the bias added in registers.
+
+    The bits are those of `torch.addmm`, in .8 to .9 of the time (oneDNN, AVX-512 BF16, slabs of 512 to 2,048 tokens).
+    """
+    if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and _packs():
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        return lambda h: torch.ops.mkldnn._linear_pointwise(h, packed, bias, "none", [], "")
+    return lambda h: torch.addmm(bias, h, weight.t())
+
+
+@cache
+def _packs() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
