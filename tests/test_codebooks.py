@@ -16,7 +16,8 @@ from interp.hooks import patched, record, spliced
 from interp.models import Model, codebooks, load, load_anew, source
 from interp.sites import Site
 from saes import checkpoint
-from saes.architectures import Codebook
+from saes.architectures import Codebook, CodebookDictionary
+from saes.architectures.codebook import Passage
 from saes.dictionary import Batch
 from saes.errors import InputError
 from saes.schedule import FitConfig
@@ -100,6 +101,31 @@ def test_the_loss_is_that_of_the_language_model_and_the_squared_errors(tiny_llam
         squares += float((a - book(a)).detach().double().square().sum(-1).mean())
     assert float(losses.terms["lm"]) == pytest.approx(float(nll), rel=1e-5)
     assert float(losses.terms["reconstruction"]) == pytest.approx(squares, rel=1e-5)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_bfloat16_rounds_the_model_and_not_the_choice_of_codes(tiny_llama: Path, trained: bool, monkeypatch: pytest.MonkeyPatch):
+    """Gradients point where those of float32 do, and each code is the nearest of what its book read, to the last bit of float32."""
+    found: dict[bool, dict[str, torch.Tensor]] = {}
+    read: list[tuple[CodebookDictionary, Passage]] = []
+    passage = CodebookDictionary.passage
+    monkeypatch.setattr(CodebookDictionary, "passage", lambda book, x: read.append((book, passage(book, x))) or read[-1][1])
+    for rounded in (False, True):
+        module = _module(tiny_llama, trained=trained)
+        x = _tokens(module.model).float()
+        read.clear()
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            total = module.loss(module, Batch(x, torch.ones_like(x), torch.zeros(module.d_dict, dtype=torch.bool))).total
+        total.backward()
+        found[rounded] = {name: p.grad.flatten().double() for name, p in module.named_parameters() if p.grad is not None} | {"loss": total}
+    assert float(found[True]["loss"]) == pytest.approx(float(found[False]["loss"]), rel=0.02)
+    assert found[True].keys() == found[False].keys()
+    for book, way in read:
+        assert way.h.dtype == way.y.dtype == torch.float32
+        assert torch.equal(way.code.indices, book.choose(way.h.detach().flatten(0, 1)).view_as(way.code.indices))
+    for name, exact in found[False].items():
+        if name != "loss" and exact.norm() > 1e-6:
+            assert torch.cosine_similarity(found[True][name], exact, dim=0) > 0.9, name
 
 
 @pytest.mark.slow

@@ -112,7 +112,8 @@ class Bottlenecked(nn.Module):
         passages: dict[Site, Passage] = {}
 
         def through(site: Site, book: CodebookDictionary, x: Tensor) -> Tensor:
-            passages[site] = book.passage(x)
+            with torch.autocast(x.device.type, enabled=False):  # which code is nearest is not for rounded scores to say
+                passages[site] = book.passage(x.float() if x.dtype == torch.bfloat16 else x)
             return passages[site].y
 
         books = {site: lambda x, site=site, book=book: through(site, book, x) for site, book in zip(self.sites, self.at(), strict=True)}

@@ -22,7 +22,7 @@ from interp.codebooks.scratch import rerandomised
 from interp.codebooks.training import train
 from interp.codebooks.usage import usage
 from interp.evals.next_token import next_token
-from interp.models import Model, codebooks, load_anew, source
+from interp.models import Model, codebooks, faster, load_anew, source
 from interp.progress import bar
 from interp.runs import Draft, Run, read_json, written
 from interp.sites import Site
@@ -83,6 +83,9 @@ class Bottlenecks:
     """Sequences of a step."""
     lr: float | None = None
     """Learning rate; without one 1e-3, and 1e-4 for a model that is fine-tuned."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the model's products in training; auto takes bfloat16 where the hardware multiplies it faster. Weights, codes and what they
+    are chosen by are float32 always, and what is measured before and after is in the model's own type."""
     revive_every: int = 100
     """Steps between two revivals of codes that were not chosen since, until 80 % of the training; 0 for none."""
     log_every: int = 10
@@ -99,7 +102,8 @@ class Bottlenecks:
             raise InputError("no site was given; write for example --sites 10.mlp_out,10.z")
 
     def identity(self, ctx: Context) -> dict[str, Any]:
-        return {"model_revision": source(self.model).revision(), "text_revision": text.parse(self.text).revision()}
+        revisions = {"model_revision": source(self.model).revision(), "text_revision": text.parse(self.text).revision()}
+        return {"precision": faster(self.precision, ctx.device), **revisions}
 
     def cache(self, model: str) -> Cache:
         """The tokens, as a cache run of any model packs them."""
@@ -111,14 +115,14 @@ class Bottlenecks:
         cache = self.cache(self.model)
         return max(1, round(cache.n_seq * cache.held_out))
 
-    @property
-    def fit(self) -> FitConfig:
+    def fit(self, ctx: Context) -> FitConfig:
+        """How the training goes, on this device."""
         n = self.cache(self.model).n_seq - self.held_out
         lr = (1e-4 if self.base == "finetuned" else 1e-3) if self.lr is None else self.lr
         return FitConfig(
-            max(1, round(self.epochs * n / self.batch_size)), self.batch_size, lr=lr, betas=(0.9, 0.999), precision="float32",
-            log_every=self.log_every, revive_every=self.revive_every, dead_after=max(1, self.revive_every) * self.batch_size,
-            seed=self.seed,
+            max(1, round(self.epochs * n / self.batch_size)), self.batch_size, lr=lr, betas=(0.9, 0.999),
+            precision=faster(self.precision, ctx.device), log_every=self.log_every, revive_every=self.revive_every,
+            dead_after=max(1, self.revive_every) * self.batch_size, seed=self.seed,
         )  # fmt: skip
 
     def kinds(self, model: Model, initial: Initial) -> dict[Site, Kind]:
@@ -127,12 +131,13 @@ class Bottlenecks:
         return {site: kind_at(model, site, initial=initial, **options) for site in self.sites}
 
     def plan(self, ctx: Context) -> Plan:
-        model, fit = load_anew(self.model, ctx.device), self.fit
+        model, fit = load_anew(self.model, ctx.device), self.fit(ctx)
         x = torch.randint(model.d_vocab, (self.batch_size, self.context)).float().to(model.device)
         module = self._module(model, x.long(), "normal")
         begun = time.perf_counter()
         dead = torch.zeros(module.d_dict, dtype=torch.bool, device=model.device)
-        module.loss(module, Batch(x, torch.ones_like(x), dead)).total.backward()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=fit.precision == "bfloat16"):
+            module.loss(module, Batch(x, torch.ones_like(x), dead)).total.backward()
         seconds = time.perf_counter() - begun
         learnt = sum(p.numel() for p in module.parameters() if p.requires_grad)
         logits = 3 * x.numel() * model.d_vocab
@@ -162,7 +167,7 @@ class Bottlenecks:
         if self.base == "scratch":
             model = rerandomised(model, scratch / "base", self.seed)
         module = self._module(model, learn, self.initial)
-        log = self._train(module, learn, draft)
+        log = self._train(module, learn, draft, self.fit(ctx))
         whole = module.settled()
         own = self.base != "frozen"
         samples = inputs_of(whole, held, self.sites, _FVU_TOKENS)
@@ -178,8 +183,8 @@ class Bottlenecks:
         last = {name: log.rows[-1][name] for name in ("loss", "reconstruction", "dead_share")}
         draft.write_json("summary.json", {**values, **last, **by_site, "seconds": round(time.monotonic() - begun, 1), **intervals})
 
-    def _train(self, module: Bottlenecked, tokens: Tensor, draft: Draft) -> Log:
-        state, fit, begun = draft.path / "checkpoint" / "state", self.fit, time.monotonic()
+    def _train(self, module: Bottlenecked, tokens: Tensor, draft: Draft, fit: FitConfig) -> Log:
+        state, begun = draft.path / "checkpoint" / "state", time.monotonic()
         step = checkpoint.read(state).step if state.exists() else 0
         log = Log.open(draft.path / "progress.jsonl", fit.steps, step)
         with bar(fit.steps, "steps", "codebook", step) as progress:

@@ -76,7 +76,7 @@ class Train:
     batch_size: int = 2048
     """Tokens of a step."""
     lr: float | None = None
-    """Peak learning rate; without one 1.3e-3 / sqrt(width / 16384), less from 1,200 steps on, a quarter of it from 19,200 on."""
+    """Peak learning rate; without one 1.5e-3 / sqrt(width / 16384), less from 600 steps on, a fifth of it from 15,000 on."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the encoder's product; auto takes bfloat16 where the hardware multiplies it faster. Weights are float32 always."""
     log_every: int = 10
