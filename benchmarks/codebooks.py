@@ -66,7 +66,7 @@ class Bench:
     sizes: Sizes = dataclasses.field(default_factory=lambda: Sizes(4, 4, 128, 512))
     sae_steps: int = 1000
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the model's products while codebooks train; auto takes bfloat16 where the CPU multiplies it faster."""
+    """Type of products in training; auto takes bfloat16 where the CPU multiplies it faster."""
     trained: bool = False
     """Train the model's weights with the codebooks, at 1e-4; they stay as they are without it. The model from scratch always trains."""
     seed: int = 0
@@ -166,7 +166,7 @@ class Arms:
             k = max(n for n in range(1, 257) if n == 1 or _log2_choose(wide, n) + 8 * n <= bits)
             recipe = TopK(k=k)
             sae = recipe.build(x.shape[1], x.shape[1], wide, seed=bench.seed)
-            config = FitConfig(bench.sae_steps, 2048, precision="float32", seed=bench.seed)
+            config = FitConfig(bench.sae_steps, 2048, clip=recipe.CLIP, precision=faster(bench.precision, "cpu"), seed=bench.seed)
             for _ in fit(sae, _shuffled(norm.x(x), bench.seed), recipe.loss, config):
                 pass
             saes[site] = sae.folded(norm).float().requires_grad_(False)

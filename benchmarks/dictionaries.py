@@ -53,8 +53,9 @@ SETTINGS = {
     "saelens": ("bfloat16", "bfloat16 compiled", "float32 sparse", "float32"),
     "dictionary_learning": ("bfloat16", "float32"),
 }
-# What these run on a CPU by themselves: their autocast is for GPUs only, and it takes a line around their loops to have it here.
-SHIPPED = {"sparsify": "float32", "dictionary_learning": "float32"}
+# What they run on a CPU by themselves: the autocast of sparsify and dictionary_learning is for GPUs only, and it takes a line around their
+# loops to have it here; SAELens's is an option, off unless asked for.
+SHIPPED = {"sparsify": "float32", "saelens": "float32", "dictionary_learning": "float32"}
 # The width whose keys have no suffix.
 BASE = 4608
 # Batches of random rows that take turns in the speed part.

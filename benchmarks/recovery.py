@@ -61,7 +61,8 @@ def trained(architecture: Recipe, data: Planted, bench: Bench) -> dict[str, floa
     if isinstance(architecture, StartsFromData):
         architecture.start(dictionary, x)
     batches = ((norm.x(a), norm.y(b)) for a, b in (data.batch(bench.batch, step) for step in range(1, bench.steps + 1)))
-    cfg = FitConfig(bench.steps, bench.batch, lr=bench.lr, precision="float32", log_every=bench.steps)
+    clip = getattr(architecture, "CLIP", FitConfig.clip)
+    cfg = FitConfig(bench.steps, bench.batch, lr=bench.lr, clip=clip, precision="float32", log_every=bench.steps)
     for _ in fit(dictionary, batches, architecture.loss, cfg):
         pass
     architecture.finish(dictionary, x)

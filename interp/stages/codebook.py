@@ -121,8 +121,9 @@ class Bottlenecks:
         lr = (1e-4 if self.base == "finetuned" else 1e-3) if self.lr is None else self.lr
         return FitConfig(
             max(1, round(self.epochs * n / self.batch_size)), self.batch_size, lr=lr, betas=(0.9, 0.999),
-            precision=faster(self.precision, ctx.device), log_every=self.log_every, revive_every=self.revive_every,
-            dead_after=max(1, self.revive_every) * self.batch_size, seed=self.seed,
+            precision=faster(self.precision, ctx.device),  # pyright: ignore[reportArgumentType]
+            log_every=self.log_every, revive_every=self.revive_every, seed=self.seed,
+            dead_after=max(1, self.revive_every) * self.batch_size,
         )  # fmt: skip
 
     def kinds(self, model: Model, initial: Initial) -> dict[Site, Kind]:
