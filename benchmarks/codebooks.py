@@ -37,7 +37,7 @@ from interp.sites import Site
 from interp.text.pack import pack
 from saes.architectures import TopK
 from saes.normalise import measure
-from saes.schedule import FitConfig
+from saes.schedule import FitConfig, clip_of
 from saes.train import fit
 
 # The paper's rows (loss / accuracy): TinyStories 21M with one layer, and WikiText-103 with 410M.
@@ -166,7 +166,7 @@ class Arms:
             k = max(n for n in range(1, 257) if n == 1 or _log2_choose(wide, n) + 8 * n <= bits)
             recipe = TopK(k=k)
             sae = recipe.build(x.shape[1], x.shape[1], wide, seed=bench.seed)
-            config = FitConfig(bench.sae_steps, 2048, clip=recipe.CLIP, precision=faster(bench.precision, "cpu"), seed=bench.seed)
+            config = FitConfig(bench.sae_steps, 2048, clip=clip_of(recipe), precision=faster(bench.precision, "cpu"), seed=bench.seed)
             for _ in fit(sae, _shuffled(norm.x(x), bench.seed), recipe.loss, config):
                 pass
             saes[site] = sae.folded(norm).float().requires_grad_(False)

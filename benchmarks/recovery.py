@@ -17,7 +17,7 @@ import tyro
 from saes.architectures import ARCHITECTURES
 from saes.dictionary import Recipe, StartsFromData
 from saes.normalise import measure
-from saes.schedule import FitConfig
+from saes.schedule import FitConfig, clip_of
 from saes.synthetic import Planted, recovery
 from saes.train import fit
 
@@ -61,8 +61,7 @@ def trained(architecture: Recipe, data: Planted, bench: Bench) -> dict[str, floa
     if isinstance(architecture, StartsFromData):
         architecture.start(dictionary, x)
     batches = ((norm.x(a), norm.y(b)) for a, b in (data.batch(bench.batch, step) for step in range(1, bench.steps + 1)))
-    clip = getattr(architecture, "CLIP", FitConfig.clip)
-    cfg = FitConfig(bench.steps, bench.batch, lr=bench.lr, clip=clip, precision="float32", log_every=bench.steps)
+    cfg = FitConfig(bench.steps, bench.batch, lr=bench.lr, clip=clip_of(architecture), precision="float32", log_every=bench.steps)
     for _ in fit(dictionary, batches, architecture.loss, cfg):
         pass
     architecture.finish(dictionary, x)

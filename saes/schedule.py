@@ -75,3 +75,8 @@ class FitConfig:
         if self.dead_after is not None:
             return self.dead_after
         return max(min(10_000_000, self.steps * self.batch_size // 100), 8 * self.batch_size)
+
+
+def clip_of(recipe: object) -> float:
+    """The largest gradient norm that an architecture trains best with: its class variable CLIP, else the default."""
+    return getattr(recipe, "CLIP", FitConfig.clip)

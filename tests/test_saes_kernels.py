@@ -327,12 +327,13 @@ def test_a_packed_weight_makes_the_scores_of_a_plain_product(rows: int, monkeypa
     """With a bias of -inf for the latents that are left out, and a last slab that is not full."""
     dictionary = random_dictionary(48, 48, 320, 4).float()
     x, among = normal(rows, 48).float(), torch.arange(320) % 3 > 0
-    monkeypatch.setattr(scores, "SLAB", 1)
+    monkeypatch.setattr(scores, "SLAB", 256 * 320)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         made = dictionary.scores(x, among)
         found = torch.cat(list(made.slabs()))
     wanted = made.h.double() @ made.weight.double().t() + made.bias.double()
     assert found.dtype == torch.bfloat16
+    assert all(slab.numel() <= scores.SLAB for slab in made.slabs())
     assert torch.isneginf(found[:, ::3]).all()
     torch.testing.assert_close(found.double(), wanted, rtol=2**-8, atol=2**-8)
 

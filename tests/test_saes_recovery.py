@@ -15,7 +15,7 @@ from torch import Tensor
 from saes.architectures import ARCHITECTURES, Codebook, TopK
 from saes.errors import InputError
 from saes.normalise import measure
-from saes.schedule import FitConfig
+from saes.schedule import FitConfig, clip_of
 from saes.synthetic import Planted, Recovery, recovery
 from saes.train import fit
 
@@ -40,7 +40,8 @@ def trained(arch: Any, data: Planted, *, steps: int, lr: float, precision: Any =
     if isinstance(arch, Codebook):
         arch.start(module, norm.x(x))
     batches = ((norm.x(a), norm.y(b)) for a, b in (data.batch(512, step) for step in range(1, steps + 1)))
-    assert list(fit(module, batches, arch.loss, FitConfig(steps, 512, lr=lr, precision=precision, log_every=steps)))
+    cfg = FitConfig(steps, 512, lr=lr, clip=clip_of(arch), precision=precision, log_every=steps)
+    assert list(fit(module, batches, arch.loss, cfg))
     arch.finish(module, norm.x(x))
     a, b = (part(t) for part, t in zip((norm.x, norm.y), data.batch(4096, steps + 1), strict=True))
     with torch.no_grad():

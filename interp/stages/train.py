@@ -37,7 +37,7 @@ from saes.architectures import Architecture, CodebookDictionary, Module, TopK
 from saes.dictionary import Batch, Recipe, StartsFromData
 from saes.errors import InputError
 from saes.normalise import Normalisation, measure
-from saes.schedule import FitConfig
+from saes.schedule import FitConfig, clip_of
 from saes.train import Member, Row, fit_together
 
 # Tokens that centring, scale and thresholds are measured on.
@@ -341,7 +341,7 @@ def _training(
         steps=steps,
         batch_size=stage.batch_size,
         lr=stage.lr,
-        clip=getattr(recipe, "CLIP", FitConfig.clip),
+        clip=clip_of(recipe),
         precision=chosen["precision"],
         log_every=stage.log_every,
         seed=stage.seed,

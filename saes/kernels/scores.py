@@ -16,7 +16,7 @@ from saes.kernels.select import select
 
 # Scores held at once. 10 M (20 MB in bfloat16) stay close to the cache and below the size from which malloc returns memory to the system.
 SLAB = 10 << 20
-# Slabs of full tiles: the matrix product is a tenth slower on odd numbers of rows.
+# Slabs of full tiles where they fit: 18,432 latents take 211 ms in slabs of 512 tokens, 225 of 410 and 238 of 568.
 TILE = 256
 # Share of latents active from which dense products are faster than sparse ones (measured, CPU with AVX-512, d 576).
 DENSE = 1 / 24
@@ -47,7 +47,8 @@ class Scores:
 
     def slabs(self) -> Iterator[Float[Tensor, "rows d_dict"]]:
         """The scores of all tokens in turn."""
-        rows = max(1, SLAB // self.d_dict // TILE) * TILE
+        rows = SLAB // self.d_dict
+        rows = rows // TILE * TILE or max(1, rows)
         product = _product(self.weight, self.bias, min(rows, len(self)))
         for part in self.h.split(rows):
             yield product(part)
